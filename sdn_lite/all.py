@@ -1,0 +1,8 @@
+"Everything public, for `from sdn_lite.all import *` in notebooks. Written by hand: nbdev exports modules, not this list."
+from .data import *
+from .text import *
+from .teacher import *
+from .student import *
+from .losses import *
+from .stages import *
+from .pipeline import *

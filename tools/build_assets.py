@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Rebuild the files in sdn_lite/assets/ from their sources.
+
+    python tools/build_assets.py emoji      # needs npm; about a minute
+    python tools/build_assets.py teacher    # trains vgg19_lite on the bundled emoji
+    python tools/build_assets.py text       # trains char-cnn-rnn against that teacher
+    python tools/build_assets.py all        # the three, in this order
+"""
+import csv, json, subprocess, sys, tarfile, tempfile
+from pathlib import Path
+
+ASSETS = Path(__file__).resolve().parent.parent/'sdn_lite'/'assets'
+PICTURES, NAMES = 'emoji-datasource-google@16.0.0', 'emojibase-data@17.0.0'
+COLUMNS = 64    # tiles in a row of the sheet
+
+
+def npm_pack(package, into):
+    "Fetch `package` from the npm registry and unpack it; returns its folder."
+    name = subprocess.run(['npm', 'pack', '--silent', package], cwd=into, check=True, capture_output=True, text=True).stdout.split()[-1]
+    folder = Path(into)/package.split('@')[0]
+    with tarfile.open(Path(into)/name) as t: t.extractall(folder, filter='data')
+    return folder/'package'
+
+
+def plain(hexcode):
+    "An id: the code points without the invisible 'draw as a picture' mark."
+    return '-'.join(p for p in hexcode.upper().split('-') if p != 'FE0F')
+
+
+def kin(hexcode):
+    "The id without skin tone, gender and direction: what all variants of one emoji share."
+    out = [p for p in plain(hexcode).split('-') if p not in {f'1F3F{c}' for c in 'BCDEF'}]
+    out = ['1F9D1' if p in ('1F468', '1F469') else p for p in out]   # man, woman -> person
+    for mark in ('2640', '2642', '27A1'):                            # female, male, facing right
+        if mark in out[1:]: i = out.index(mark, 1); out = out[:i - (out[i-1] == '200D')] + out[i+1:]
+    return '-'.join(out)
+
+
+def build_emoji():
+    import numpy as np
+    from PIL import Image
+    with tempfile.TemporaryDirectory() as tmp:
+        pics, names = npm_pack(PICTURES, tmp)/'img/google/64', npm_pack(NAMES, tmp)
+        groups = json.loads((names/'meta/groups.json').read_text())
+        pic = {plain(f.stem): f for f in pics.iterdir()}
+        rows, tiles = [], []
+        for e in json.loads((names/'en/data.json').read_text()):
+            if 'group' not in e: continue                            # regional indicators: half a flag each
+            for form in [e] + e.get('skins', []):
+                id = plain(form['hexcode'])
+                if id not in pic: continue                           # newer than the pictures
+                tone = form.get('tone', [])
+                rows.append(dict(id=id, label=e['label'], tags='|'.join(e.get('tags', [])),
+                    group=groups['groups'][str(e['group'])], subgroup=groups['subgroups'][str(e['subgroup'])],
+                    base=plain(e['hexcode']), family=kin(e['hexcode']),
+                    tone='|'.join(map(str, tone if isinstance(tone, list) else [tone]))))
+                img = Image.open(pic[id]).convert('RGBA')
+                white = Image.new('RGBA', img.size, 'white'); white.alpha_composite(img)
+                # Even values only: at most 1 of 255 off, and the sheet is a sixth smaller
+                a = np.asarray(white.convert('RGB')).astype(int)
+                tiles.append(np.where(a == 255, 255, (a + 1)//2*2).clip(0, 255).astype(np.uint8))
+    tiles = np.stack(tiles)
+    merge_twins(rows, tiles)
+    n, r = len(tiles), -(-len(tiles)//COLUMNS)
+    sheet = np.full((r*COLUMNS, 64, 64, 3), 255, np.uint8); sheet[:n] = tiles
+    sheet = sheet.reshape(r, COLUMNS, 64, 64, 3).transpose(0, 2, 1, 3, 4).reshape(r*64, COLUMNS*64, 3)
+    Image.fromarray(sheet).save(ASSETS/'emoji.webp', lossless=True, quality=100, method=6)
+    with open(ASSETS/'emoji.csv', 'w', newline='', encoding='utf-8') as f:
+        w = csv.DictWriter(f, rows[0], lineterminator='\n'); w.writeheader(); w.writerows(rows)
+    print(f'{n} pictures, {(ASSETS/"emoji.webp").stat().st_size/1e6:.2f} MB')
+
+
+def merge_twins(rows, tiles):
+    "Emoji of different families that are drawn (nearly) alike, such as the flags of Norway and Svalbard, become one family."
+    import numpy as np
+    small = tiles.reshape(len(tiles), 16, 4, 16, 4, 3).mean((2, 4)).reshape(len(tiles), -1)
+    full, parent = tiles.reshape(len(tiles), -1), {}
+    def root(f):
+        while parent.get(f, f) != f: f = parent[f]
+        return f
+    for i in range(len(rows)):
+        near = np.flatnonzero(np.abs(small[i+1:] - small[i]).mean(1) < 1.5) + i + 1
+        for j in near:
+            a, b = root(rows[i]['family']), root(rows[j]['family'])
+            if a != b and np.abs(full[i].astype(int) - full[j]).mean() < 1.5: parent[max(a, b)] = min(a, b); print('twins:', rows[i]['label'], '|', rows[j]['label'])
+    for r in rows: r['family'] = root(r['family'])
+
+
+if __name__ == '__main__':
+    jobs = dict(emoji=build_emoji)
+    if len(sys.argv) != 2 or sys.argv[1] not in [*jobs, 'all']: sys.exit(__doc__)
+    for name in jobs if sys.argv[1] == 'all' else [sys.argv[1]]: jobs[name]()
