@@ -6,7 +6,7 @@
 __all__ = ['LossReport', 'LevelLoss']
 
 # %% ../nbs/04_losses.ipynb #d2080ba8
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import torch, torch.nn as nn
 from .data import one_of
 from .teacher import LEVELS
@@ -39,7 +39,9 @@ class LevelLoss(nn.Module):
         batches, # of teacher taps: dicts as `teacher(images)` returns them
     ):
         "Set each tap's scale to its mean magnitude over `batches`. Without it, the first teacher taps that come by are used."
+        if self.scale == 'raw': return self
         sums = [torch.stack([b[t].float().abs().mean() for t in self.taps]) for b in batches]
+        if not sums: raise ValueError('batches is empty: give at least one dict of teacher taps')
         self.magnitudes.copy_(torch.stack(sums).mean(0).clamp_min(1e-8)); self.calibrated.fill_(True)
         return self
 

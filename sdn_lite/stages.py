@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'LOG', 'drawn_taps', 'DistillConfig', 'load_data', 'Pairs', 'Batches', 'replacing', 'save_model', 'Run',
-           'open_run', 'same_settings', 'plot_log', 'report_figure', 'Log', 'ctrl_c', 'pick_precision', 'distill',
-           'seed_of', 'save_checkpoint', 'load_checkpoint']
+           'open_run', 'same_settings', 'plot_log', 'report_figure', 'write_report', 'Log', 'ctrl_c', 'pick_precision',
+           'distill', 'seed_of', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/05_stages.ipynb #a944f95b
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-import csv, json, os, signal, time, torch
+import csv, json, math, os, signal, time, torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
-from .data import check_size, load_emoji, load_folder, one_of
+from .data import check_size, load_emoji, load_folder, one_of, reason
 from .text import get_text_encoder, text_vectors
-from .teacher import LEVELS, get_teacher
+from .teacher import LEVELS, TEACHERS, get_teacher
 from .student import Student, mirror
 from .losses import LevelLoss
 
@@ -51,11 +51,24 @@ class DistillConfig:
     save_seconds: float = 60         # time between checkpoints
 
     def __post_init__(self):
-        check_size(self.size); self.epochs = tuple(self.epochs)
-        one_of('schedule', self.schedule, ('onecycle', 'constant')); one_of('precision', self.precision, ('auto', 'no', 'bf16', 'fp16'))
-        if len(self.epochs) != 2 or min(self.epochs) < 0 or not sum(self.epochs): raise ValueError(f'epochs={self.epochs!r}: give the epochs of Stage-I and of Stage-II, such as (15, 45)')
-        for name in ('batch', 'lr', 'fc_dim'):
-            if not getattr(self, name) > 0: raise ValueError(f'{name}={getattr(self, name)!r} must be greater than 0')
+        for name in ('data', 'out', 'text', 'teacher_weights'):                            # a Path is as good as a string
+            if getattr(self, name) is not None: setattr(self, name, os.fspath(getattr(self, name)))
+        for name, choices in dict(teacher=TEACHERS, pool=('avg', 'max'), init=('scaled', 'paper'), schedule=('onecycle', 'constant'),
+                                  scale=('calibrated', 'raw'), precision=('auto', 'no', 'bf16', 'fp16')).items(): one_of(name, getattr(self, name), choices)
+        check_size(self.size)
+        whole = lambda v, least: isinstance(v, int) and not isinstance(v, bool) and v >= least
+        number = lambda v, least: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and v >= least
+        for name, least in dict(fc_dim=1, batch=1, seed=0, workers=0, snapshots=0).items():
+            if not whole(getattr(self, name), least): raise ValueError(f'{name}={getattr(self, name)!r}: use a whole number of at least {least}')
+        if not number(self.lr, 0) or not self.lr: raise ValueError(f'lr={self.lr!r}: use a number greater than 0, such as 0.001')
+        if not number(self.save_seconds, 0): raise ValueError(f'save_seconds={self.save_seconds!r}: use a number of seconds, such as 60')
+        if not (isinstance(self.epochs, (list, tuple)) and len(self.epochs) == 2 and all(whole(e, 0) for e in self.epochs) and sum(self.epochs)):
+            raise ValueError(f'epochs={self.epochs!r}: give the epochs of Stage-I and of Stage-II, such as (15, 45)')
+        self.epochs = tuple(self.epochs)
+        if not isinstance(self.levels, dict): raise ValueError(f"levels={self.levels!r}: use a dict such as {{'low': 1, 'mid': 1, 'high': 1}}")
+        for level, w in self.levels.items():
+            one_of('level', level, LEVELS)
+            if not number(w, 0): raise ValueError(f'levels[{level!r}]={w!r}: use a weight of at least 0')
 
 # %% ../nbs/05_stages.ipynb #61678396
 def load_data(data, size)->tuple:
@@ -96,7 +109,7 @@ def replacing(path):
         os.replace(tmp, path)
     except OSError as e: raise OSError(e.errno, f'{path} could not be written ({e.strerror or e}); free some space or choose another folder. What was there before is unchanged') from None
     except RuntimeError as e:   # torch's writer reports a full disk so
-        raise OSError(f'{path} could not be written ({str(e).splitlines()[0]}); free some space or choose another folder. What was there before is unchanged') from None
+        raise OSError(f'{path} could not be written ({reason(e)}); free some space or choose another folder. What was there before is unchanged') from None
     finally: tmp.unlink(missing_ok=True) if path.parent.is_dir() else None
 
 def save_model(folder, enc, student, **about):
@@ -114,8 +127,9 @@ class Run:
     def __init__(self, folder):
         self.folder = Path(folder)
         if not (self.folder/'config.json').is_file(): raise FileNotFoundError(f'{self.folder} is no run folder: it has no config.json; start one with distill(DistillConfig(out=...)) or sdn_train --out')
-        known = {f.name for f in fields(DistillConfig)}
-        self.config = DistillConfig(**{k: v for k, v in json.loads((self.folder/'config.json').read_text(encoding='utf-8')).items() if k in known})
+        file, known = self.folder/'config.json', {f.name for f in fields(DistillConfig)}
+        try: self.config = DistillConfig(**{k: v for k, v in json.loads(file.read_text(encoding='utf-8')).items() if k in known})
+        except Exception as e: raise ValueError(f'{file} is damaged or not written by distill ({reason(e)}): put the settings of this run back, or choose another folder') from None
     @property
     def finished(self): "Whether both stages are done."; return (self.folder/'model/config.json').is_file()
     def log(self)->dict:
@@ -168,7 +182,7 @@ def plot_log(log, ax, smooth=15):
         border = max(x for x, st in zip(step, stage) if st == 1)
         ax.axvline(border, color='#666', lw=1, ls='--')
         ax.annotate('Stage-I ', (border, 1), xycoords=('data', 'axes fraction'), ha='right', va='top'); ax.annotate(' Stage-II', (border, 1), xycoords=('data', 'axes fraction'), va='top')
-    ax.set(xlabel='step', ylabel='loss'); ax.set_yscale('log'); ax.spines[['top', 'right']].set_visible(False); ax.legend(title='level', loc='upper right', bbox_to_anchor=(1, .92))
+    ax.set(xlabel='step', ylabel='loss'); ax.set_yscale('log'); ax.spines[['top', 'right']].set_visible(False); ax.legend(title='level', loc='center left', bbox_to_anchor=(1, .5))
     from matplotlib.ticker import ScalarFormatter
     for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter): axis(ScalarFormatter())
 
@@ -190,11 +204,19 @@ def report_figure(run, train, held, enc, rows=7):
         for ax in axs.flat: ax.axis('off')
         for r, i in enumerate(idxs):
             axs[r, 0].text(.5, .5, '\n'.join(textwrap.wrap(ds[i]['caption'][:80], 16)), ha='center', va='center', fontsize=9, parse_math=False, transform=axs[r, 0].transAxes)
-            for c in (1, 2, 3): axs[r, c].imshow(cols[c][r].permute(1, 2, 0))
+            for c in (1, 2, 3): axs[r, c].imshow(cols[c][r].permute(1, 2, 0).numpy())
     plt.close(fig)
     return fig
 
-# %% ../nbs/05_stages.ipynb #a12b8ba2
+# %% ../nbs/05_stages.ipynb #58bc2704
+def write_report(run, train, held, enc)->Run:
+    "Write report.png if it is not there."
+    if not (run.folder/'report.png').is_file():
+        fig = report_figure(run, train, held, enc)
+        with replacing(run.folder/'report.png') as p: fig.savefig(p, dpi=110, format='png')
+    return run
+
+# %% ../nbs/05_stages.ipynb #0a2b7061
 class Log:
     "Collects losses, writes log.csv, and stops at a loss that is not a number."
     def __init__(self, file, step, write=True):
@@ -214,12 +236,15 @@ class Log:
         good = values.isfinite().all(1)
         n = len(good) if good.all() else int((~good).int().argmax())
         if self.write and n:
-            with open(self.file, 'a', newline='', encoding='utf-8') as f:
-                csv.writer(f).writerows([s, st, *(f'{x:.6g}' for x in v.tolist()), f'{speed:.1f}'] for (s, st, _), v in zip(self.rows[:n], values))
+            try:
+                with open(self.file, 'a', newline='', encoding='utf-8') as f:
+                    csv.writer(f).writerows([s, st, *(f'{x:.6g}' for x in v.tolist()), f'{speed:.1f}'] for (s, st, _), v in zip(self.rows[:n], values))
+            except OSError as e: raise OSError(e.errno, f'{self.file} could not be written ({e.strerror}); free some space, then resume') from None
         if n < len(good):
             step, stage, _ = self.rows[n]; bad = [l for l, v in zip(LEVELS, values[n, 1:]) if not v.isfinite()] or ['total']
             raise FloatingPointError(f"{STAGES[stage]}, step {step}: the loss of level {bad[0]} is {values[n][1 + LEVELS.index(bad[0]) if bad[0] in LEVELS else 0].item()}; "
-                                     f"try a lower lr than {config.lr:g}, precision='no', or scale='calibrated'. The last checkpoint is good: {config.out}/checkpoint")
+                                     f"try a lower lr than {config.lr:g}, precision='no', or scale='calibrated'. "
+                                     + (f'The last checkpoint is good: {config.out}/checkpoint' if (self.file.parent/'checkpoint/state.pt').is_file() else 'Nothing was saved yet: choose a new out'))
         self.last = dict(zip(LEVELS, values[-1, 1:].tolist()), images_per_second=speed)
         self.rows, self.seen, self.start = [], 0, time.monotonic()
 
@@ -243,7 +268,7 @@ def pick_precision(precision):
     fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
     return 'bf16' if fast else 'no'
 
-# %% ../nbs/05_stages.ipynb #0a2b7061
+# %% ../nbs/05_stages.ipynb #85130b4a
 def distill(
     config,         # a `DistillConfig`, or the run folder to go on with
     resume=False,   # go on with an interrupted run in `config.out`
@@ -252,14 +277,17 @@ def distill(
 )->Run:
     "Train a student through Stage-I and Stage-II. Raises `ValueError`, `OSError` or `FloatingPointError`; an interrupted run can be resumed."
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from torchvision.utils import save_image
     from tqdm.auto import tqdm
     if not isinstance(config, DistillConfig): config, resume = Run(config).config.__class__(**asdict(Run(config).config) | dict(out=str(config))), True
     train, held = load_data(config.data, config.size)
     enc, teacher = get_text_encoder(config.text), get_teacher(config.teacher, config.teacher_weights, config.pool)
+    if 'ACCELERATE_MIXED_PRECISION' not in os.environ: AcceleratorState._reset_state()   # a notebook may change the precision between runs
     acc = Accelerator(mixed_precision=pick_precision(config.precision))
+    if not len(train): raise ValueError(f'data={config.data!r} has no picture to train on: add some (one in ten is held out)')
     run = open_run(config, resume)
-    if run.finished: return run
+    if run.finished: return write_report(run, train, held, enc)
 
     torch.manual_seed(config.seed)
     student, loss = mirror(teacher, enc.dim, config.fc_dim, config.size, config.init), LevelLoss(teacher, config.levels, config.scale)
@@ -283,7 +311,7 @@ def distill(
             epochs, first = config.epochs[stage-1], dict(at) if at['stage'] == stage else dict(epoch=0, batch=0)
             steps = epochs*batches.count
             opt = acc.prepare(torch.optim.Adam(bare.parameters(), config.lr, fused=acc.device.type in ('cpu', 'cuda')))
-            sched = torch.optim.lr_scheduler.OneCycleLR(opt.optimizer, config.lr, total_steps=max(steps, 1), pct_start=.2) if config.schedule == 'onecycle' else torch.optim.lr_scheduler.ConstantLR(opt.optimizer, 1.)
+            sched = torch.optim.lr_scheduler.OneCycleLR(opt.optimizer, config.lr, total_steps=max(steps, 1), pct_start=.2 if steps != 5 else .3) if config.schedule == 'onecycle' else torch.optim.lr_scheduler.ConstantLR(opt.optimizer, 1.)
             if saved and at['stage'] == stage and 'optimizer' in saved: opt.load_state_dict(saved['optimizer']); sched.load_state_dict(saved['schedule'])
             bar = tqdm(total=steps, initial=first['epoch']*batches.count + first['batch'], desc=STAGES[stage], disable=not (progress and acc.is_main_process))
             snaps = {steps*(k + 1)//config.snapshots for k in range(config.snapshots)}
@@ -319,12 +347,11 @@ def distill(
     if acc.is_main_process:
         checkpoint(epochs, 0)
         save_model(run.folder/'model', enc, bare, teacher=config.teacher, data=config.data)
-        fig = report_figure(run, train, held, enc)
-        with replacing(run.folder/'report.png') as p: fig.savefig(p, dpi=110, format='png')
+        write_report(run, train, held, enc)
     acc.wait_for_everyone()
     return run
 
-# %% ../nbs/05_stages.ipynb #85130b4a
+# %% ../nbs/05_stages.ipynb #79b0e739
 def seed_of(seed, stage, epoch): "A seed for the order of one epoch."; return seed*1_000_003 + stage*500_000 + epoch*2
 
 def save_checkpoint(run, config, state):
@@ -335,7 +362,7 @@ def load_checkpoint(run, config):
     "The last checkpoint, or None. Raises `ValueError` if it is damaged or was written with other settings."
     file = run.folder/'checkpoint/state.pt'
     if not file.is_file(): return None
-    try: state = torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f'{file} is damaged ({str(e).splitlines()[0][:120]}): remove it to start this run again') from None
-    same_settings(config, json.loads(state['config']), file)
+    try: state = torch.load(file, map_location='cpu', weights_only=True); saved = json.loads(state['config']); state['at'], state['student'], state['loss']
+    except Exception as e: raise ValueError(f'{file} is damaged ({reason(e)}): remove it to start this run again') from None
+    same_settings(config, saved, file)
     return state

@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'Tap', 'TEACHERS', 'LITE', 'taps_of', 'blocks_of', 'Teacher', 'from_layers', 'read_weights', 'fetch_weights',
-           'get_teacher', 'emoji_labels', 'Recogniser', 'train_teacher', 'accuracy']
+           'get_teacher', 'emoji_labels', 'Recogniser', 'train_teacher', 'accuracy', 'lite_heads']
 
 # %% ../nbs/02_teacher.ipynb #4d6bf8fa
 from collections import namedtuple
+from http.client import HTTPException
 from pathlib import Path
-import json, torch, torch.nn as nn, torch.nn.functional as F, torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch, torch.nn as nn, torch.nn.functional as F, torchvision
+from safetensors.torch import load_file
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.vgg import cfgs, make_layers
-from .data import *
-from .data import ASSETS, emoji_split
+from .data import ASSETS, emoji_split, emoji_table, one_of, reason
 
 # %% ../nbs/02_teacher.ipynb #3efc1613
 LEVELS = ('low', 'mid', 'high')
@@ -101,16 +100,21 @@ LITE = ((16,)*2, (32,)*2, (64,)*4, (128,)*4, (128,)*4)   # VGG19 with a quarter 
 def read_weights(path)->dict:
     "A state dict from a .safetensors or a PyTorch file, which is never allowed to run code. Raises `ValueError` or `FileNotFoundError`."
     if not Path(path).is_file(): raise FileNotFoundError(f"weights={str(path)!r} is not a file: use None, 'default' or the path of a .safetensors or .pth file")
-    try: return load_file(path) if str(path).endswith('.safetensors') else torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f'{path} is damaged or no file of weights ({str(e).splitlines()[0][:150]}): fetch it again') from None
+    try:
+        state = load_file(path) if str(path).endswith('.safetensors') else torch.load(path, map_location='cpu', weights_only=True)
+        if not all(isinstance(v, torch.Tensor) for v in state.values()): raise ValueError('not a state dict')
+    except Exception as e: raise ValueError(f'{path} is damaged or no file of weights ({reason(e)}): fetch it again') from None
+    return state
 
 def fetch_weights(name)->dict:
     "torchvision's ImageNet weights of `name`, kept in PyTorch's cache. Raises `ConnectionError` saying which file to fetch by hand."
     weights = torchvision.models.get_model_weights(name).DEFAULT
+    cache = Path(torch.hub.get_dir())/'checkpoints'
+    file = cache/weights.url.rsplit('/', 1)[-1]
+    if file.is_file(): return read_weights(file)          # a damaged one is named, with what to do
     try: return weights.get_state_dict(progress=True, check_hash=True)
-    except OSError as e:
-        cache = Path(torch.hub.get_dir())/'checkpoints'
-        raise ConnectionError(f"The weights of {name} could not be fetched ({e}). Fetch {weights.url} on a connected machine, put it into {cache}, "
+    except (OSError, RuntimeError, HTTPException) as e:
+        raise ConnectionError(f"The weights of {name} could not be fetched ({reason(e)}). Fetch {weights.url} on a connected machine, put it into {cache}, "
                               f"or pass its path as weights=; get_teacher('vgg19_lite') needs no network") from None
 
 def get_teacher(
@@ -132,7 +136,7 @@ def get_teacher(
         state = fetch_weights(name) if weights == 'default' else read_weights(weights)
         state = {k.removeprefix('features.'): v for k, v in state.items() if k.startswith('features.')}
     try: teacher.load_state_dict(state)
-    except RuntimeError as e: raise ValueError(f"weights={str(weights)!r} does not fit name={name!r} ({str(e).splitlines()[-1].strip()[:150]}): choose the teacher that the file was made for") from None
+    except RuntimeError as e: raise ValueError(f"weights={str(weights)!r} does not fit name={name!r} ({reason(e)}): choose the teacher that the file was made for") from None
     return teacher if name == 'vgg19_lite' else from_layers(teacher, pool, name)
 
 # %% ../nbs/02_teacher.ipynb #982a12fa
@@ -198,3 +202,12 @@ def accuracy(teacher, heads, ds, batch=128)->dict:
         right.append(torch.stack([h(x).argmax(1) == labels[idx, k] for k, h in enumerate(heads)], 1))
     right, known = torch.cat(right), labels >= 0
     return {q: (right[:, k][known[:, k]]).float().mean().item() for k, q in enumerate(('emoji', 'subgroup', 'tone'))}
+
+# %% ../nbs/02_teacher.ipynb #5bcd06de
+def lite_heads()->list:
+    "The three linear layers with which `vgg19_lite` answered: emoji, subgroup, skin tone. They read the flattened pool5."
+    state = load_file(ASSETS/'vgg19_lite.safetensors'); heads = []
+    for k in range(3):
+        w, b = state[f'heads.{k}.weight'].float(), state[f'heads.{k}.bias'].float()
+        head = nn.Linear(w.shape[1], w.shape[0]); head.load_state_dict(dict(weight=w, bias=b)); heads.append(head.requires_grad_(False))
+    return heads

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Everything that must hold, in one go: `make test`.
+
+1. the library is what the notebooks export, and the notebooks are clean and small;
+2. every notebook runs from top to bottom in a process of its own;
+3. pytest.
+"""
+import hashlib, json, os, shutil, subprocess, sys, tempfile, time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+os.environ['PATH'] = f'{BIN}{os.pathsep}{os.environ["PATH"]}'
+os.environ.update(MPLBACKEND='Agg', TQDM_DISABLE='1')
+
+
+def step(title, command, cwd=ROOT, **env):
+    "Run one command; stop everything if it fails."
+    start = time.monotonic(); print(f'== {title}', flush=True)
+    code = subprocess.run([str(c) for c in command], cwd=cwd, env=os.environ | env).returncode
+    print(f'   {title}: {"ok" if code == 0 else "FAILED"}, {time.monotonic() - start:.0f} s', flush=True)
+    if code: sys.exit(f'{title} failed')
+
+
+def fingerprint(root):
+    "What export and clean may change: the modules and the notebooks."
+    files = sorted([*root.glob('sdn_lite/*.py'), *root.glob('nbs/**/*.ipynb')])
+    return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def check_export():
+    "Export and clean a copy; nothing may differ."
+    with tempfile.TemporaryDirectory() as tmp:
+        copy = Path(tmp)/'copy'
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns('.venv', '.git', 'runs', 'build', '__pycache__', '*.egg-info', 'assets'))
+        before = fingerprint(copy)
+        for tool in ('nbdev_export', 'nbdev_clean'): step(tool, [BIN/tool], cwd=copy)
+        changed = [f for f, h in fingerprint(copy).items() if before.get(f) != h]
+    if changed: sys.exit(f'{", ".join(changed)}: edit the notebooks, then run nbdev_export and nbdev_clean')
+
+
+def check_notebooks():
+    "Small, and with their pictures."
+    for f in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        if f.stat().st_size > 2e6: sys.exit(f'{f}: {f.stat().st_size/1e6:.1f} MB, at most 2 MB')
+        cells = json.loads(f.read_text(encoding='utf-8'))['cells']
+        draws = [c for c in cells if c['cell_type'] == 'code' and any(w in ''.join(c['source']) for w in ('plt.show()', '\nshow_images('))]
+        for c in draws:
+            if not any('image/png' in o.get('data', {}) for o in c['outputs']): sys.exit(f'{f}: a cell that draws has lost its picture; run the notebook and save it')
+
+
+if __name__ == '__main__':
+    check_export(); check_notebooks()
+    step('README.md agrees with nbs/index.ipynb', [sys.executable, 'tools/make_readme.py', '--check'])
+    step('notebooks', [BIN/'nbdev_test', '--n_workers', '1', '--do_print', '--timing'])
+    step('pytest', [sys.executable, '-m', 'pytest', '-q', 'tests', *sys.argv[1:]])
