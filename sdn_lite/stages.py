@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from .data import check_size, load_emoji, load_folder, one_of, reason
 from .text import get_text_encoder, text_vectors
 from .teacher import LEVELS, TEACHERS, get_teacher
-from .student import Student, mirror
+from .student import INITS, Student, mirror
 from .losses import LevelLoss
 
 # %% ../nbs/05_stages.ipynb #82e8ff60
@@ -37,10 +37,11 @@ class DistillConfig:
     pool: str = 'avg'                # the teacher's pools: 'avg' | 'max'
     size: int = 64                   # side of the pictures in pixels, divisible by 32
     fc_dim: int = 512                # width of the student's fc7 and fc6
-    init: str = 'scaled'             # the student's first weights: 'scaled' | 'paper'
-    epochs: tuple = (15, 45)         # of Stage-I and Stage-II
+    init: str = 'identity'           # the student's first weights: 'identity' | 'scaled' | 'paper'
+    epochs: tuple = (6, 90)          # of Stage-I and Stage-II
     batch: int = 16
-    lr: float = 2e-3                 # highest learning rate
+    lr: float = 1e-3                 # highest learning rate
+    plain: float = .7                # share of the time that a picture comes with its plainest caption
     schedule: str = 'onecycle'       # 'onecycle' | 'constant' (the paper, with lr=1e-4)
     scale: str = 'calibrated'        # 'calibrated' | 'raw'
     levels: dict = field(default_factory=lambda: dict.fromkeys(LEVELS, 1.))
@@ -53,7 +54,7 @@ class DistillConfig:
     def __post_init__(self):
         for name in ('data', 'out', 'text', 'teacher_weights'):                            # a Path is as good as a string
             if getattr(self, name) is not None: setattr(self, name, os.fspath(getattr(self, name)))
-        for name, choices in dict(teacher=TEACHERS, pool=('avg', 'max'), init=('scaled', 'paper'), schedule=('onecycle', 'constant'),
+        for name, choices in dict(teacher=TEACHERS, pool=('avg', 'max'), init=INITS, schedule=('onecycle', 'constant'),
                                   scale=('calibrated', 'raw'), precision=('auto', 'no', 'bf16', 'fp16')).items(): one_of(name, getattr(self, name), choices)
         check_size(self.size)
         whole = lambda v, least: isinstance(v, int) and not isinstance(v, bool) and v >= least
@@ -61,9 +62,10 @@ class DistillConfig:
         for name, least in dict(fc_dim=1, batch=1, seed=0, workers=0, snapshots=0).items():
             if not whole(getattr(self, name), least): raise ValueError(f'{name}={getattr(self, name)!r}: use a whole number of at least {least}')
         if not number(self.lr, 0) or not self.lr: raise ValueError(f'lr={self.lr!r}: use a number greater than 0, such as 0.001')
+        if not number(self.plain, 0) or self.plain > 1: raise ValueError(f'plain={self.plain!r}: use a share from 0 to 1')
         if not number(self.save_seconds, 0): raise ValueError(f'save_seconds={self.save_seconds!r}: use a number of seconds, such as 60')
         if not (isinstance(self.epochs, (list, tuple)) and len(self.epochs) == 2 and all(whole(e, 0) for e in self.epochs) and sum(self.epochs)):
-            raise ValueError(f'epochs={self.epochs!r}: give the epochs of Stage-I and of Stage-II, such as (15, 45)')
+            raise ValueError(f'epochs={self.epochs!r}: give the epochs of Stage-I and of Stage-II, such as (6, 90)')
         self.epochs = tuple(self.epochs)
         if not isinstance(self.levels, dict): raise ValueError(f"levels={self.levels!r}: use a dict such as {{'low': 1, 'mid': 1, 'high': 1}}")
         for level, w in self.levels.items():
@@ -85,7 +87,11 @@ class Pairs(Dataset):
         self.ds, caps = ds, [ds.captions(i) for i in range(len(ds))]
         self.count = torch.tensor([len(c) for c in caps]); self.start = self.count.cumsum(0) - self.count
         self.z = text_vectors(enc, [c for cs in caps for c in cs])
-        self.chosen = self.start
+        self.choose(0, 0)
+    def choose(self, seed, plain):
+        "A caption for each picture: the plainest (the first) with probability `plain`, else any."
+        which, any_ = torch.rand(2, len(self), generator=torch.Generator().manual_seed(seed))
+        self.chosen = self.start + (any_*self.count).long()*(which >= plain)
     def __len__(self): return len(self.ds)
     def __getitem__(self, i): return self.ds.read(i), self.z[self.chosen[i]]
 
@@ -183,8 +189,8 @@ def plot_log(log, ax, smooth=15):
         ax.axvline(border, color='#666', lw=1, ls='--')
         ax.annotate('Stage-I ', (border, 1), xycoords=('data', 'axes fraction'), ha='right', va='top'); ax.annotate(' Stage-II', (border, 1), xycoords=('data', 'axes fraction'), va='top')
     ax.set(xlabel='step', ylabel='loss'); ax.set_yscale('log'); ax.spines[['top', 'right']].set_visible(False); ax.legend(title='level', loc='center left', bbox_to_anchor=(1, .5))
-    from matplotlib.ticker import ScalarFormatter
-    for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter): axis(ScalarFormatter())
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.yaxis.set_major_formatter(StrMethodFormatter('{x:g}')); ax.yaxis.set_minor_formatter(NullFormatter())
 
 @torch.no_grad()
 def report_figure(run, train, held, enc, rows=7):
@@ -310,7 +316,7 @@ def distill(
         for stage in range(at['stage'], 3):
             epochs, first = config.epochs[stage-1], dict(at) if at['stage'] == stage else dict(epoch=0, batch=0)
             steps = epochs*batches.count
-            opt = acc.prepare(torch.optim.Adam(bare.parameters(), config.lr, fused=acc.device.type in ('cpu', 'cuda')))
+            opt = acc.prepare(torch.optim.Adam(bare.parameters(), config.lr, betas=(.9, .99), fused=acc.device.type in ('cpu', 'cuda')))
             sched = torch.optim.lr_scheduler.OneCycleLR(opt.optimizer, config.lr, total_steps=max(steps, 1), pct_start=.2 if steps != 5 else .3) if config.schedule == 'onecycle' else torch.optim.lr_scheduler.ConstantLR(opt.optimizer, 1.)
             if saved and at['stage'] == stage and 'optimizer' in saved: opt.load_state_dict(saved['optimizer']); sched.load_state_dict(saved['schedule'])
             bar = tqdm(total=steps, initial=first['epoch']*batches.count + first['batch'], desc=STAGES[stage], disable=not (progress and acc.is_main_process))
@@ -322,7 +328,7 @@ def distill(
 
             for epoch in range(first['epoch'], epochs):
                 batches.seed, batches.skip = seed_of(config.seed, stage, epoch), first['batch'] if epoch == first['epoch'] else 0
-                pairs.chosen = pairs.start + (torch.rand(len(pairs), generator=torch.Generator().manual_seed(batches.seed + 1))*pairs.count).long()
+                pairs.choose(batches.seed + 1, config.plain)
                 for batch, (images, z) in enumerate(loader, batches.skip + 1):
                     with acc.autocast():
                         with torch.no_grad(): real = teacher(to_image(images))

@@ -136,7 +136,7 @@ def train_text(
 def whiten(
     enc,       # a `CharCnnRnn`, changed in place: its last layer
     captions,
-    floor=.1,  # added to each direction's variance, as a share of the mean variance: keeps noise small
+    floor=.03, # added to each direction's variance, as a share of the mean variance: keeps noise small
 ):
     "Give `enc`'s vectors mean 0 and nearly the same variance in every direction, over `captions`."
     z = text_vectors(enc, captions)

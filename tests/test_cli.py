@@ -62,11 +62,11 @@ def test_help_names_every_option(command, tmp_path):
 QUICK = ['--size', 32, '--fc-dim', 32, '--batch', 8, '--snapshots', 1]
 
 
-def test_train_stops_at_ctrl_c_and_goes_on(picture_folder, tmp_path):
+def test_train_stops_at_ctrl_c_and_goes_on(pictures, tmp_path):
     "Two runs with one seed, one of them interrupted: the same model, bit for bit."
-    whole = run(['sdn_train', '--data', picture_folder, '--out', 'whole', '--epochs', 30, 30, *QUICK], tmp_path)
+    whole = run(['sdn_train', '--data', pictures, '--out', 'whole', '--epochs', 30, 30, *QUICK], tmp_path)
     assert whole.returncode == 0 and 'Finished: whole/report.png' in whole.stdout, whole.stderr
-    p = subprocess.Popen([str(x) for x in (BIN/'sdn_train', '--data', picture_folder, '--out', 'half', '--epochs', 30, 30, *QUICK)], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([str(x) for x in (BIN/'sdn_train', '--data', pictures, '--out', 'half', '--epochs', 30, 30, *QUICK)], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     log = tmp_path/'half'/'log.csv'
     while p.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) > 5): time.sleep(.02)
     p.send_signal(signal.SIGINT); out, _ = p.communicate(timeout=60)
@@ -75,7 +75,7 @@ def test_train_stops_at_ctrl_c_and_goes_on(picture_folder, tmp_path):
     assert r.returncode == 0, r.stderr
     assert (tmp_path/'half/model/model.safetensors').read_bytes() == (tmp_path/'whole/model/model.safetensors').read_bytes()
     assert run(['sdn_generate', 'an apple', '--model', 'half'], tmp_path).returncode == 0
-    again = run(['sdn_train', '--data', picture_folder, '--out', 'half', *QUICK], tmp_path)
+    again = run(['sdn_train', '--data', pictures, '--out', 'half', *QUICK], tmp_path)
     assert again.returncode == 2 and 'Nothing is overwritten' in again.stderr
 
 

@@ -4,7 +4,8 @@
     python tools/build_assets.py emoji      # needs npm; about a minute
     python tools/build_assets.py teacher    # trains vgg19_lite on the bundled emoji
     python tools/build_assets.py text       # trains char-cnn-rnn against that teacher
-    python tools/build_assets.py all        # the three, in this order
+    python tools/build_assets.py model      # trains emoji-small, as `make demo` does
+    python tools/build_assets.py all        # the four, in this order
 """
 import csv, json, subprocess, sys, tarfile, tempfile
 from pathlib import Path
@@ -86,7 +87,44 @@ def merge_twins(rows, tiles):
     for r in rows: r['family'] = root(r['family'])
 
 
+def save_half(state, file):
+    "Write weights as 16-bit numbers: half the size, and the pictures stay the same to the eye."
+    from safetensors.torch import save_file
+    save_file({k: v.half().contiguous() for k, v in state.items()}, file)
+    file.chmod(0o644); print(f'{file.name}: {file.stat().st_size/1e6:.2f} MB')
+
+
+def build_teacher():
+    from sdn_lite.data import load_emoji
+    from sdn_lite.teacher import train_teacher
+    teacher, heads, _ = train_teacher(load_emoji('all'))
+    save_half(teacher.state_dict() | {f'heads.{i}.{k}': v for i, h in enumerate(heads) for k, v in h.state_dict().items()}, ASSETS/'vgg19_lite.safetensors')
+
+
+def build_text():
+    import torch
+    from sdn_lite.data import load_emoji
+    from sdn_lite.teacher import get_teacher
+    from sdn_lite.text import train_text
+    ds, teacher = load_emoji('all'), get_teacher()
+    with torch.no_grad(): x = torch.cat([teacher(ds.images(range(k, min(k + 128, len(ds)))))['pool5'].flatten(1) for k in range(0, len(ds), 128)])
+    enc, _ = train_text(x, [ds.captions(i) for i in range(len(ds))])
+    save_half(enc.state_dict(), ASSETS/'char_cnn_rnn.safetensors')
+
+
+def build_model():
+    "Exactly what `make demo` trains."
+    import shutil
+    from safetensors.torch import load_file
+    from sdn_lite.stages import DistillConfig, distill
+    with tempfile.TemporaryDirectory() as tmp:
+        run = distill(DistillConfig(out=f'{tmp}/demo'))
+        (ASSETS/'emoji-small').mkdir(exist_ok=True)
+        save_half(load_file(run.folder/'model/model.safetensors'), ASSETS/'emoji-small/model.safetensors')
+        shutil.copy(run.folder/'model/config.json', ASSETS/'emoji-small/config.json')
+
+
 if __name__ == '__main__':
-    jobs = dict(emoji=build_emoji)
+    jobs = dict(emoji=build_emoji, teacher=build_teacher, text=build_text, model=build_model)
     if len(sys.argv) != 2 or sys.argv[1] not in [*jobs, 'all']: sys.exit(__doc__)
     for name in jobs if sys.argv[1] == 'all' else [sys.argv[1]]: jobs[name]()

