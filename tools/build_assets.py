@@ -122,6 +122,24 @@ def build_model():
         (ASSETS/'emoji-small').mkdir(exist_ok=True)
         save_half(load_file(run.folder/'model/model.safetensors'), ASSETS/'emoji-small/model.safetensors')
         shutil.copy(run.folder/'model/config.json', ASSETS/'emoji-small/config.json')
+        front_picture(run)
+
+
+def front_picture(run, n=9):
+    "The picture of the front page: every ninth part of the training captions, not a choice of the best."
+    import matplotlib.pyplot as plt, textwrap, torch
+    from sdn_lite.data import load_emoji
+    from sdn_lite.text import get_text_encoder
+    ds, enc = load_emoji(), get_text_encoder()
+    idx = [(2*k + 1)*len(ds)//(2*n) for k in range(n)]
+    with torch.no_grad(): rows = {'real': ds.images(idx), **{name: s(enc([ds[i]['caption'] for i in idx])).clamp(0, 1) for name, s in run.students().items()}}
+    fig, axs = plt.subplots(3, n, figsize=(n, 3.7), layout='constrained')
+    for r, (name, pics) in enumerate(rows.items()):
+        for ax, pic in zip(axs[r], pics): ax.imshow(pic.permute(1, 2, 0).numpy()); ax.set_xticks([]); ax.set_yticks([]); ax.spines[:].set_visible(False)
+        axs[r, 0].set_ylabel(name)
+    for ax, i in zip(axs[0], idx): ax.set_title('\n'.join(textwrap.wrap(ds[i]['caption'], 13)), fontsize=8)
+    (ASSETS.parent.parent/'nbs/images').mkdir(exist_ok=True)
+    fig.savefig(ASSETS.parent.parent/'nbs/images/drawn.png', dpi=100); plt.close(fig)
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@
 
 Markdown cells are taken as they are; code cells become ```python blocks with their text output.
 """
-import json, sys
+import json, re, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,8 +21,8 @@ def readme()->str:
             parts.append(f'```python\n{source}\n```')
             text = ''.join(''.join(o.get('text', o.get('data', {}).get('text/plain', ''))) for o in cell['outputs']).strip()
             if text: parts.append('\n'.join('    ' + line for line in text.splitlines()))
-    # The notebook lies in nbs/, README.md above it; links are written as README.md needs them
-    return '\n\n'.join(parts) + '\n'
+    # The notebook lies in nbs/ and README.md above it, so relative links change
+    return re.sub(r'\]\((?!https?:|#)', '](nbs/', '\n\n'.join(parts)) + '\n'
 
 
 if __name__ == '__main__':
