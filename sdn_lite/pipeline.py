@@ -52,7 +52,7 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
         **kwargs,  # for the Hub: revision, token, cache_dir, local_files_only, …
     ):
         "Load a model. Raises `FileNotFoundError` or `ValueError` saying what is wrong with the name or the file."
-        if not isinstance(name, (str, Path)): raise ValueError(f'name={name!r}: use a bundled name, a folder or a Hub id')
+        if not isinstance(name, (str, Path)): raise ValueError(f'model {name!r}: use a bundled name, a folder or a Hub id')
         folder = ASSETS/name if name in BUNDLED else Path(name)
         if (folder/'model/config.json').is_file(): folder = folder/'model'              # a run folder
         elif is_run(folder): raise FileNotFoundError(f'{folder} is a run that is not finished: go on with sdn_train --resume {folder}')

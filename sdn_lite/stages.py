@@ -269,6 +269,7 @@ def ctrl_c():
 
 def pick_precision(precision):
     "accelerate's word for `precision`. 'auto' is bf16 where the machine computes it faster, which most CPUs don't."
+    if precision == 'fp16' and not torch.cuda.is_available(): raise ValueError("precision='fp16' needs a GPU: use 'auto', 'bf16' or 'no'")
     if precision != 'auto': return precision
     if 'ACCELERATE_MIXED_PRECISION' in os.environ: return None      # `accelerate launch` has decided
     fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()

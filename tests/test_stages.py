@@ -121,20 +121,21 @@ BAD = [
     ('pool', 'min', r"pool='min' is unknown: use one of 'avg', 'max'"),
     ('size', 48, r'size=48 is not divisible by 32.*use 64'),
     ('size', '32', r"size='32' is not divisible by 32"),
-    ('fc_dim', 0, r'fc_dim=0 '), ('fc_dim', 1.5, r'fc_dim=1\.5 '), ('fc_dim', '32', r"fc_dim='32' "),
+    ('fc_dim', 0, r'fc_dim=0: use a whole number of at least 1'), ('fc_dim', 1.5, r'fc_dim=1\.5: use a whole number of at least 1'), ('fc_dim', '32', r"fc_dim='32': use a whole number of at least 1"),
     ('init', 'he', r"init='he' is unknown: use one of 'identity', 'scaled', 'paper'"),
     ('epochs', (0, 0), r'epochs=\(0, 0\): give'), ('epochs', (1,), r'epochs=\(1,\): give'), ('epochs', (-1, 2), r'epochs=\(-1, 2\): give'),
     ('epochs', 3, r'epochs=3: give'), ('epochs', (.5, 1), r'epochs=\(0\.5, 1\): give'), ('epochs', ('a', 'b'), r"epochs=\('a', 'b'\): give"),
-    ('batch', 0, r'batch=0 must be greater than 0'), ('batch', -8, r'batch=-8 must'), ('batch', 2.5, r'batch=2\.5 '), ('batch', None, r'batch=None '),
-    ('lr', 0, r'lr=0 must be greater than 0'), ('lr', -1e-3, r'lr=-0\.001 must'), ('lr', float('nan'), r'lr=nan '), ('lr', float('inf'), r'lr=inf '), ('lr', 'fast', r"lr='fast' "),
+    ('batch', 0, r'batch=0: use a whole number of at least 1'), ('batch', -8, r'batch=-8: use a whole number'), ('batch', 2.5, r'batch=2\.5: use a whole number'), ('batch', None, r'batch=None: use a whole number'),
+    ('lr', 0, r'lr=0: use a number greater than 0'), ('lr', -1e-3, r'lr=-0\.001: use a number'), ('lr', float('nan'), r'lr=nan: use a number'), ('lr', float('inf'), r'lr=inf: use a number'), ('lr', 'fast', r"lr='fast': use a number"),
     ('schedule', 'cosine', r"schedule='cosine' is unknown: use one of 'onecycle', 'constant'"),
     ('scale', 'log', r"scale='log' is unknown: use one of 'calibrated', 'raw'"),
     ('levels', {'middle': 1.}, r"level='middle' is unknown: use one of 'low', 'mid', 'high'"), ('levels', {'low': 'x'}, r"level.*'x'"), ('levels', 1., r'levels=1\.0'),
-    ('seed', 'x', r"seed='x' "), ('seed', 1.5, r'seed=1\.5 '),
+    ('seed', 'x', r"seed='x': use a whole number of at least 0"), ('seed', 1.5, r'seed=1\.5: use a whole number'),
     ('precision', 'fp8', r"precision='fp8' is unknown: use one of 'auto', 'no', 'bf16', 'fp16'"),
-    ('workers', -1, r'workers=-1 '), ('workers', 'x', r"workers='x' "),
-    ('snapshots', -1, r'snapshots=-1 '), ('snapshots', 1.5, r'snapshots=1\.5 '),
-    ('save_seconds', 'soon', r"save_seconds='soon' "),
+    ('workers', -1, r'workers=-1: use a whole number'), ('workers', 'x', r"workers='x': use a whole number"),
+    ('snapshots', -1, r'snapshots=-1: use a whole number'), ('snapshots', 1.5, r'snapshots=1\.5: use a whole number'),
+    ('save_seconds', 'soon', r"save_seconds='soon': use a number of seconds"),
+    ('plain', 1.5, r'plain=1\.5: use a share from 0 to 1'), ('plain', -.1, r'plain=-0\.1: use a share'), ('plain', 'half', r"plain='half': use a share"),
 ]
 
 @pytest.mark.usefixtures('quick_report')
@@ -242,7 +243,7 @@ def test_folder_below_a_file_is_named(tiny, tmp_path):
 def test_resume_of_no_run_says_how_to_start_one(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'nowhere is no run folder: it has no config\.json; start one with'): distill(tmp_path/'nowhere')
 
-CHANGES = dict(teacher='vgg11', teacher_weights=None, size=64, lr=1e-3, fc_dim=16, seed=1, epochs=(2, 3), batch=4, scale='raw', levels={'low': 2.}, pool='max', init='paper', schedule='constant')
+CHANGES = dict(teacher='vgg11', teacher_weights=None, size=64, lr=5e-3, fc_dim=16, plain=.2, seed=1, epochs=(2, 3), batch=4, scale='raw', levels={'low': 2.}, pool='max', init='paper', schedule='constant')
 
 @pytest.fixture(scope='module')
 def stopped(pictures, tmp_path_factory):
@@ -305,7 +306,7 @@ def test_nan_in_stage_two_names_its_level_and_keeps_the_checkpoint(tiny, finishe
         return taps | {'conv3_1': taps['conv3_1']*float('nan')} if calls.count(2) == 5 else taps
     with monkeypatch.context() as m:
         m.setattr(stages, 'drawn_taps', broken)
-        with pytest.raises(FloatingPointError, match=rf'Stage-II, step {STEPS + 5}: the loss of level mid is nan; try a lower lr than 0\.002.*The last checkpoint is good: .*checkpoint'): train(tiny(save_seconds=0))
+        with pytest.raises(FloatingPointError, match=rf'Stage-II, step {STEPS + 5}: the loss of level mid is nan; try a lower lr than 0\.001.*The last checkpoint is good: .*checkpoint'): train(tiny(save_seconds=0))
     run = Run(tiny().out)
     assert run.log()['step'] == list(range(1, STEPS + 5)) and load_checkpoint(run, run.config)['at']['step'] == STEPS + 3
     assert_same_weights(train(tiny(), resume=True), finished)
