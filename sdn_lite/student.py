@@ -56,7 +56,7 @@ class Student(nn.Module):
         "The image, float `[B, 3, size, size]` (not clamped), or every tap under its teacher's name, 'image' first."
         if z.ndim != 2 or z.shape[1] != self.text_dim: raise ValueError(f'z has the shape {list(z.shape)}: use [batch, {self.text_dim}], what the text encoder gives')
         x = self.pool5(F.relu(self.fc6(F.relu(self.fc7(z))))).relu().view(-1, *self.top)
-        if self.fc7.weight.is_cpu: x = x.contiguous(memory_format=torch.channels_last)   # twice as fast on CPUs
+        if self.fc7.weight.is_cpu: x = x.contiguous(memory_format=torch.channels_last)   # faster on CPUs: benchmarks/step.py
         out = [('pool5', x)]
         for step in self.plan:
             x = F.interpolate(x, scale_factor=2., mode='nearest') if step.kind == 'upsample' else self.convs[step.makes](x)
