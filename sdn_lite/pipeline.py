@@ -11,7 +11,7 @@ import json, re, torch, torch.nn as nn
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import load_file
 from .data import ASSETS, reason
-from .text import CharCnnRnn, get_text_encoder
+from .text import CharCnnRnn
 from .student import Student
 from .stages import save_model
 

@@ -9,7 +9,7 @@ __all__ = ['STAGES', 'LOG', 'drawn_taps', 'DistillConfig', 'load_data', 'Pairs',
 
 # %% ../nbs/05_stages.ipynb #a944f95b
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 import csv, json, math, os, signal, time, torch
 from safetensors.torch import load_file, save_file
@@ -145,11 +145,12 @@ class Run:
         return {c: [float(r[c]) for r in rows] for c in LOG}
     def students(self)->dict:
         "{'Stage-I': student, 'Stage-II': student} of a finished run."
-        state = load_file(self.folder/'model/model.safetensors')
-        out = {}
-        for name, s in (('Stage-I', load_file(self.folder/'checkpoint/stage1.safetensors')), ('Stage-II', {k.removeprefix('student.'): v for k, v in state.items() if k.startswith('student.')})):
-            out[name] = Student(**json.loads((self.folder/'model/config.json').read_text(encoding='utf-8'))['student']).eval()
-            out[name].load_state_dict(s)
+        shape = json.loads((self.folder/'model/config.json').read_text(encoding='utf-8'))['student']
+        model = load_file(self.folder/'model/model.safetensors')
+        states = {'Stage-I': load_file(self.folder/'checkpoint/stage1.safetensors'),
+                  'Stage-II': {k.removeprefix('student.'): v for k, v in model.items() if k.startswith('student.')}}
+        out = {name: Student(**shape).eval() for name in states}
+        for name, state in states.items(): out[name].load_state_dict(state)
         return out
     def __repr__(self): return f"Run {self.folder}: {'finished' if self.finished else 'not finished'}, {int((self.log()['step'] or [0])[-1])} steps"
 
@@ -287,7 +288,7 @@ def distill(
     from accelerate.state import AcceleratorState
     from torchvision.utils import save_image
     from tqdm.auto import tqdm
-    if not isinstance(config, DistillConfig): config, resume = Run(config).config.__class__(**asdict(Run(config).config) | dict(out=str(config))), True
+    if not isinstance(config, DistillConfig): config, resume = replace(Run(config).config, out=str(config)), True
     train, held = load_data(config.data, config.size)
     enc, teacher = get_text_encoder(config.text), get_teacher(config.teacher, config.teacher_weights, config.pool)
     if 'ACCELERATE_MIXED_PRECISION' not in os.environ: AcceleratorState._reset_state()   # a notebook may change the precision between runs

@@ -86,7 +86,7 @@ def from_layers(
     "A `Teacher` with the weights of a trained torchvision pile; batch norm is folded into the convolutions."
     layers, blocks, convs = list(layers.eval()), [[]], []
     for this, after in zip(layers, layers[1:] + [None]):
-        if isinstance(this, nn.MaxPool2d) or isinstance(this, nn.AvgPool2d): blocks.append([])
+        if isinstance(this, (nn.MaxPool2d, nn.AvgPool2d)): blocks.append([])
         if isinstance(this, nn.Conv2d):
             convs.append(fuse_conv_bn_eval(this, after) if isinstance(after, nn.BatchNorm2d) else this); blocks[-1].append(this.out_channels)
     teacher = Teacher(blocks[:-1], pool, name)
