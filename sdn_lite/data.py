@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ASSETS', 'TONES', 'SPLITS', 'SUBSETS', 'one_of', 'reason', 'check_size', 'Captioned', 'emoji_table', 'emoji_tiles',
            'show_images', 'with_article', 'emoji_captions', 'stable_hash', 'emoji_split', 'resize', 'load_emoji',
-           'open_picture', 'read_metadata', 'load_folder']
+           'open_picture', 'PictureFiles', 'read_metadata', 'load_folder']
 
 # %% ../nbs/00_data.ipynb #dfee0a8e
-import csv, hashlib, json, math
+import csv, hashlib, json, math, warnings
 from functools import lru_cache
 from pathlib import Path
 import numpy as np, torch
@@ -44,7 +44,11 @@ class Captioned(Dataset):
         read,       # index -> uint8 tensor [3, size, size]
         size=64,    # side in pixels
         name='',    # said by `repr`
-    ): self.ids, self._captions, self.read, self.size, self.name = ids, captions, read, size, name
+        plain=0.,   # share of the time that training shows the first caption; otherwise any
+        vectors=None, # index -> float tensor [captions of picture i, D]: text vectors that come with the data
+    ):
+        self.ids, self._captions, self.read, self.size, self.name, self.plain = ids, captions, read, size, name, plain
+        if vectors is not None: self.vectors = vectors
 
     def __len__(self): return len(self.ids)
     def __getitem__(self, i):
@@ -146,17 +150,40 @@ def load_emoji(
     idxs = [i for i, r in enumerate(emoji_table()) if emoji_split(r) == split and r['group'] in (SUBSETS[subset] or [r['group']])]
     rows = [emoji_table()[i] for i in idxs]
     return Captioned([r['id'] for r in rows], [emoji_captions(r) for r in rows],
-                     lambda i: resize(emoji_tiles()[idxs[i]], size), size, f'emoji {subset}/{split}')
+                     lambda i: resize(emoji_tiles()[idxs[i]], size), size, f'emoji {subset}/{split}', plain=.9)
 
 # %% ../nbs/00_data.ipynb #768bcf96
-def open_picture(path)->torch.Tensor:
-    "Any picture file as uint8 `[3, H, W]`: turned as its EXIF says, transparent parts on white."
-    with Image.open(path) as f: img = ImageOps.exif_transpose(f)
+def open_picture(
+    path,
+    side=None, # the shorter side that is needed: a large JPEG is then decoded at a fraction of its size, which is several times faster
+    box=None,  # (left, top, right, bottom) in pixels of the file: the part to keep
+)->torch.Tensor:
+    "Any picture file as uint8 `[3, H, W]`: turned as its EXIF says, transparent parts on white, the first frame of a film. Raises `ValueError` if it is huge."
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', Image.DecompressionBombWarning)   # a small file can claim 30,000 x 30,000 pixels and fill the memory
+        try: f = Image.open(path)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning): raise ValueError(f'it has more than {Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels: make it smaller') from None
+    with f:
+        width = f.width
+        if side:
+            part = min(box[2] - box[0], box[3] - box[1])/min(f.size) if box else 1
+            f.draft('RGB', [math.ceil(2*side/part)]*2)                      # twice as large as needed, so that `resize` can smooth
+        img = f.crop([round(b*f.width/width) for b in box]) if box else f
+        img = ImageOps.exif_transpose(img)
     if img.mode.startswith('I'):            # 16 bits a pixel; `convert` would cut everything above 255 to white
         img = Image.fromarray((np.asarray(img).astype('float32')/257).round().clip(0, 255).astype('uint8'))
     if img.has_transparency_data:
         img = img.convert('RGBA'); white = Image.new('RGBA', img.size, 'white'); white.alpha_composite(img); img = white
     return TF.pil_to_tensor(img.convert('RGB'))
+
+class PictureFiles:
+    "`read` for pictures in files. A class, not a function in a function, so that worker processes can have it too."
+    def __init__(self, folder, names, size, boxes=None): self.folder, self.names, self.size, self.boxes = Path(folder), names, size, boxes
+    def __call__(self, i):
+        "Picture `i` as uint8 `[3, size, size]`. Raises `ValueError` naming the file that can't be read."
+        path = self.folder/self.names[i]
+        try: return resize(open_picture(path, self.size, None if self.boxes is None else self.boxes[i]), self.size)
+        except Exception as e: raise ValueError(f'{path} cannot be read as a picture ({reason(e)}): replace it or take it out of the table') from None
 
 def read_metadata(path)->tuple:
     "The table's file and its rows as `(row number, file name, caption)`. Raises `ValueError` naming the row that is wrong."
@@ -205,4 +232,4 @@ def load_folder(
                 except Exception as e: raise ValueError(f'{file}, row {n}: {path/name} cannot be read as a picture ({reason(e)})') from None
         captions.setdefault(name, []).append(text)
     names = [n for n in captions if split is None or (stable_hash(n) < .1) == (split == 'valid')]
-    return Captioned(names, [captions[n] for n in names], lambda i: resize(open_picture(path/names[i]), size), size, f'{path.name}/{split or "all"}')
+    return Captioned(names, [captions[n] for n in names], PictureFiles(path, names, size), size, f'{path.name}/{split or "all"}')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGES', 'LOG', 'drawn_taps', 'DistillConfig', 'load_data', 'Pairs', 'Batches', 'replacing', 'save_model', 'Run',
            'open_run', 'same_settings', 'plot_log', 'report_figure', 'write_report', 'Log', 'ctrl_c', 'pick_precision',
-           'distill', 'seed_of', 'save_checkpoint', 'load_checkpoint']
+           'optimiser', 'distill', 'seed_of', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/05_stages.ipynb #a944f95b
 from contextlib import contextmanager
@@ -37,14 +37,14 @@ class DistillConfig:
     pool: str = 'avg'                # the teacher's pools: 'avg' | 'max'
     size: int = 64                   # side of the pictures in pixels, divisible by 32
     fc_dim: int = 512                # width of the student's fc7 and fc6
-    init: str = 'identity'           # the student's first weights: 'identity' | 'scaled' | 'paper'
-    epochs: tuple = (6, 90)          # of Stage-I and Stage-II
+    init: str = 'mirror'             # the student's first weights: 'mirror' | 'scaled' | 'paper'
+    epochs: tuple = (18, 72)         # of Stage-I and Stage-II
     batch: int = 16
-    lr: float = 1e-3                 # highest learning rate
-    plain: float = .7                # share of the time that a picture comes with its plainest caption
+    lr: float = 1.5e-3               # highest learning rate
+    plain: float = None              # share of the time that a picture comes with its first caption; None: as the data says
     schedule: str = 'onecycle'       # 'onecycle' | 'constant' (the paper, with lr=1e-4)
     scale: str = 'calibrated'        # 'calibrated' | 'raw'
-    levels: dict = field(default_factory=lambda: dict.fromkeys(LEVELS, 1.))
+    levels: dict = field(default_factory=lambda: dict(low=3., mid=1., high=.5))   # weights; the paper has 1 for all
     seed: int = 0
     precision: str = 'auto'          # 'auto' | 'no' | 'bf16' | 'fp16'
     workers: int = 0                 # processes that read pictures; 0 for data in memory
@@ -62,10 +62,10 @@ class DistillConfig:
         for name, least in dict(fc_dim=1, batch=1, seed=0, workers=0, snapshots=0).items():
             if not whole(getattr(self, name), least): raise ValueError(f'{name}={getattr(self, name)!r}: use a whole number of at least {least}')
         if not number(self.lr, 0) or not self.lr: raise ValueError(f'lr={self.lr!r}: use a number greater than 0, such as 0.001')
-        if not number(self.plain, 0) or self.plain > 1: raise ValueError(f'plain={self.plain!r}: use a share from 0 to 1')
+        if self.plain is not None and (not number(self.plain, 0) or self.plain > 1): raise ValueError(f'plain={self.plain!r}: use a share from 0 to 1')
         if not number(self.save_seconds, 0): raise ValueError(f'save_seconds={self.save_seconds!r}: use a number of seconds, such as 60')
         if not (isinstance(self.epochs, (list, tuple)) and len(self.epochs) == 2 and all(whole(e, 0) for e in self.epochs) and sum(self.epochs)):
-            raise ValueError(f'epochs={self.epochs!r}: give the epochs of Stage-I and of Stage-II, such as (6, 90)')
+            raise ValueError(f'epochs={self.epochs!r}: give the epochs of Stage-I and of Stage-II, such as (18, 72)')
         self.epochs = tuple(self.epochs)
         if not isinstance(self.levels, dict): raise ValueError(f"levels={self.levels!r}: use a dict such as {{'low': 1, 'mid': 1, 'high': 1}}")
         for level, w in self.levels.items():
@@ -89,7 +89,8 @@ class Pairs(Dataset):
         self.z = text_vectors(enc, [c for cs in caps for c in cs])
         self.choose(0, 0)
     def choose(self, seed, plain):
-        "A caption for each picture: the plainest (the first) with probability `plain`, else any."
+        "A caption for each picture: the first with probability `plain` (None: as the data says), else any."
+        plain = self.ds.plain if plain is None else plain
         which, any_ = torch.rand(2, len(self), generator=torch.Generator().manual_seed(seed))
         self.chosen = self.start + (any_*self.count).long()*(which >= plain)
     def __len__(self): return len(self.ds)
@@ -277,6 +278,13 @@ def pick_precision(precision):
     return 'bf16' if fast else 'no'
 
 # %% ../nbs/05_stages.ipynb #85130b4a
+def optimiser(config, student, steps, device):
+    "Adam and its learning-rate schedule for `steps` steps."
+    opt = torch.optim.Adam(student.parameters(), config.lr, betas=(.9, .99), fused=device.type in ('cpu', 'cuda'))
+    if config.schedule == 'constant': return opt, torch.optim.lr_scheduler.ConstantLR(opt, 1.)
+    # A rise of a fifth of 5 steps is no step at all: OneCycleLR would divide by zero
+    return opt, torch.optim.lr_scheduler.OneCycleLR(opt, config.lr, total_steps=max(steps, 1), pct_start=.2 if steps != 5 else .3)
+
 def distill(
     config,         # a `DistillConfig`, or the run folder to go on with
     resume=False,   # go on with an interrupted run in `config.out`
@@ -306,8 +314,8 @@ def distill(
     if config.scale == 'calibrated':
         with torch.no_grad(): loss.calibrate([teacher(to_image(torch.stack([train.read(i) for i in range(k, len(train), 8)][:64]))) for k in range(min(8, len(train)))])
 
-    shown = [(ds, [k*len(ds)//8 for k in range(8)]) for ds in (train, held) if len(ds) >= 8]
-    shown_z = torch.cat([enc([ds[i]['caption'] for i in idx]) for ds, idx in shown] or [pairs.z[:1]]).to(acc.device)
+    shown = [ds[k*len(ds)//8]['caption'] for ds in (train, held) if len(ds) >= 8 for k in range(8)] or [train[0]['caption']]
+    shown_z = enc(shown).to(acc.device)
     bare = student; student = acc.prepare(student)
     at = dict(stage=1, epoch=0, batch=0, step=0)                     # where to go on
     saved = load_checkpoint(run, config)
@@ -318,8 +326,7 @@ def distill(
         for stage in range(at['stage'], 3):
             epochs, first = config.epochs[stage-1], dict(at) if at['stage'] == stage else dict(epoch=0, batch=0)
             steps = epochs*batches.count
-            opt = acc.prepare(torch.optim.Adam(bare.parameters(), config.lr, betas=(.9, .99), fused=acc.device.type in ('cpu', 'cuda')))
-            sched = torch.optim.lr_scheduler.OneCycleLR(opt.optimizer, config.lr, total_steps=max(steps, 1), pct_start=.2 if steps != 5 else .3) if config.schedule == 'onecycle' else torch.optim.lr_scheduler.ConstantLR(opt.optimizer, 1.)
+            opt, sched = optimiser(config, bare, steps, acc.device); opt = acc.prepare(opt)
             if saved and at['stage'] == stage and 'optimizer' in saved: opt.load_state_dict(saved['optimizer']); sched.load_state_dict(saved['schedule'])
             bar = tqdm(total=steps, initial=first['epoch']*batches.count + first['batch'], desc=STAGES[stage], disable=not (progress and acc.is_main_process))
             snaps = {steps*(k + 1)//config.snapshots for k in range(config.snapshots)}

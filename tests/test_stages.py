@@ -122,7 +122,7 @@ BAD = [
     ('size', 48, r'size=48 is not divisible by 32.*use 64'),
     ('size', '32', r"size='32' is not divisible by 32"),
     ('fc_dim', 0, r'fc_dim=0: use a whole number of at least 1'), ('fc_dim', 1.5, r'fc_dim=1\.5: use a whole number of at least 1'), ('fc_dim', '32', r"fc_dim='32': use a whole number of at least 1"),
-    ('init', 'he', r"init='he' is unknown: use one of 'identity', 'scaled', 'paper'"),
+    ('init', 'he', r"init='he' is unknown: use one of 'mirror', 'scaled', 'paper'"),
     ('epochs', (0, 0), r'epochs=\(0, 0\): give'), ('epochs', (1,), r'epochs=\(1,\): give'), ('epochs', (-1, 2), r'epochs=\(-1, 2\): give'),
     ('epochs', 3, r'epochs=3: give'), ('epochs', (.5, 1), r'epochs=\(0\.5, 1\): give'), ('epochs', ('a', 'b'), r"epochs=\('a', 'b'\): give"),
     ('batch', 0, r'batch=0: use a whole number of at least 1'), ('batch', -8, r'batch=-8: use a whole number'), ('batch', 2.5, r'batch=2\.5: use a whole number'), ('batch', None, r'batch=None: use a whole number'),

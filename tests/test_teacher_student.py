@@ -153,7 +153,7 @@ def test_wrong_text_vector_is_named(student, shape):
     with pytest.raises(ValueError, match=rf'z has the shape \[{", ".join(map(str, shape))}\]: use \[batch, 8\]'): student(torch.zeros(shape))
 
 @pytest.mark.parametrize('arguments, message', [
-    (dict(size=48), r'size=48 is not divisible by 32.*use 64'), (dict(size=0), r'size=0 is not divisible by 32.*use 32'), (dict(init='he'), r"init='he' is unknown: use one of 'identity', 'scaled', 'paper'"),
+    (dict(size=48), r'size=48 is not divisible by 32.*use 64'), (dict(size=0), r'size=0 is not divisible by 32.*use 32'), (dict(init='he'), r"init='he' is unknown: use one of 'mirror', 'scaled', 'paper'"),
 ])
 def test_wrong_size_or_init_is_named(teacher, arguments, message):
     with pytest.raises(ValueError, match=message): mirror(teacher, 8, **arguments)
