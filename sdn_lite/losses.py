@@ -31,7 +31,7 @@ class LossReport:
     taps: dict
     levels: dict
     total: torch.Tensor
-    def __repr__(self): return f"total {self.total:.3f} = " + ' + '.join(f'{n} {v:.3f}' for n, v in self.levels.items())
+    def __repr__(self): return f"total {self.total:.3f} of " + ', '.join(f'{n} {v:.3f}' for n, v in self.levels.items())
 
 class LevelLoss(nn.Module):
     "Mean absolute difference at each tap, summed by level. Paper section 3.3; authors' code: 22 taps, every weight 1."

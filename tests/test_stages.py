@@ -33,7 +33,8 @@ def test_log_has_the_columns_of_the_design_and_a_row_for_each_step(finished):
     assert lines[0] == 'step,stage,total,low,mid,high,images_per_second' and len(lines) == 1 + 2*STEPS
     log = finished.log()
     assert log['step'] == list(range(1, 2*STEPS + 1)) and log['stage'] == [1]*STEPS + [2]*STEPS
-    for total, *levels in zip(log['total'], log['low'], log['mid'], log['high']): assert total == pytest.approx(sum(levels), rel=1e-4)
+    weights = finished.config.levels.values()
+    for total, *levels in zip(log['total'], log['low'], log['mid'], log['high']): assert total == pytest.approx(sum(w*x for w, x in zip(weights, levels)), rel=1e-4)
     assert min(log['images_per_second']) > 0
 
 def test_run_folder_holds_what_the_design_says(finished):
