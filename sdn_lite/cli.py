@@ -22,7 +22,7 @@ def one_line(main):
         name = main.__name__
         try: sys.exit(main(argv) or 0)
         except KeyboardInterrupt: sys.exit(130)
-        except (ValueError, OSError, FloatingPointError) as e:
+        except (ValueError, OSError, FloatingPointError, ImportError) as e:
             text = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
             if isinstance(e, OSError) and e.filename: text = f'{e.filename}: {text}'
             print(f"{name}: {' '.join(str(text).split())}", file=sys.stderr); sys.exit(2)

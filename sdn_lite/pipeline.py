@@ -11,7 +11,7 @@ import json, re, torch, torch.nn as nn
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import load_file
 from .data import ASSETS, reason
-from .text import CharCnnRnn
+from .text import build_text_encoder
 from .student import Student
 from .stages import save_model
 
@@ -27,7 +27,7 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
 
     @torch.inference_mode()
     def images(self,
-        captions,  # list of strings
+        captions,  # list of strings; or, for a model that was trained on ready text vectors, a tensor [B, D] of them
         batch=64,
     )->torch.Tensor: # float [B, 3, size, size] in [0, 1]
         "Pictures as one tensor."
@@ -35,12 +35,12 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
         return torch.cat(parts) if parts else torch.zeros(0, 3, self.student.size, self.student.size)
 
     def forward(self,
-        captions, # one string, or a list of strings
+        captions, # one string, a list of strings, or a tensor [B, D] of ready text vectors
     ):            # one PIL picture, or a list of them
         "Draw. The same caption always gives the same picture: there is no noise in this method."
         from PIL import Image
         many = [captions] if isinstance(captions, str) else captions
-        if not isinstance(many, (list, tuple)) or not all(isinstance(c, str) for c in many): raise ValueError(f'captions={captions!r}: use a string or a list of strings')
+        if not isinstance(many, torch.Tensor) and not (isinstance(many, (list, tuple)) and all(isinstance(c, str) for c in many)): raise ValueError(f'captions={captions!r}: use a string or a list of strings')
         pics = [Image.fromarray(x.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()) for x in self.images(many)]
         return pics[0] if isinstance(captions, str) else pics
 
@@ -84,7 +84,8 @@ def read_model(cls, config, weights):
     try: state = {k: v.float() for k, v in load_file(weights).items()}
     except Exception as e: raise ValueError(f'{weights} is damaged ({reason(e)}): copy it again, or train again') from None
     try:
-        model = cls(CharCnnRnn(text['dim'], text['width']), Student(**shape), about)
+        model = cls(build_text_encoder(text), Student(**shape), about)
         model.load_state_dict(state)
+    except (FileNotFoundError, ImportError): raise               # a text encoder that is not installed here says so itself
     except Exception as e: raise ValueError(f'{weights} does not fit {config}, which describes a student of {shape}: take both files from one model ({reason(e)})') from None
     return model.requires_grad_(False)

@@ -148,7 +148,7 @@ def test_no_folder_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"path='.*nowhere' is not a folder: give the folder that holds metadata\.csv"): load_folder(tmp_path/'nowhere')
 
 def test_no_table_is_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'no metadata\.csv or metadata\.jsonl: add one with the columns file_name and text'): load_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r'no metadata\.csv, metadata\.jsonl or metadata\.parquet: add one with the columns file_name and text'): load_folder(tmp_path)
 
 @pytest.mark.parametrize('arguments, message', [(dict(size=33), r'size=33.*use 32'), (dict(split='unseen'), r"split='unseen'.*'train', 'valid'")])
 def test_folder_checks_its_arguments(folder, arguments, message):
