@@ -266,7 +266,7 @@ def get_text_encoder(
 )->TextEncoder:           # call it with a list of strings: float [B, enc.dim]
     "A frozen text encoder. Raises `ValueError` for an unknown name or a file that doesn't fit, `FileNotFoundError` or `ImportError` if 'minilm' is not installed."
     if name == 'precomputed': return Precomputed().eval()
-    if name == 'minilm' or Path(name).is_dir(): return SentenceEncoder(name).eval()
+    if name == 'minilm' or name and Path(name).is_dir(): return SentenceEncoder(name).eval()
     path = ASSETS/'char_cnn_rnn.safetensors' if name == 'char-cnn-rnn' else Path(name)
     if not path.is_file(): raise ValueError(f"text encoder {str(name)!r} is unknown: use one of {', '.join(map(repr, ENCODERS))}, a sentence-transformers folder, or a .safetensors file")
     if weights is None: return CharCnnRnn().eval().requires_grad_(False)

