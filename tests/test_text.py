@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest, torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-
 from sdn_lite.all import TextToImage, distill, load_folder
 from sdn_lite.data import ASSETS
 from sdn_lite.stages import Pairs
