@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['CUB', 'FLOWERS', 'Refused', 'download', 'unpack', 'square_box', 'SquareBoxes', 'load_cub', 'load_flowers',
-           'PickledArray', 'restricted_load', 'load_stackgan']
+           'PickledArray', 'restricted_load', 'load_stackgan', 'Stream', 'shard_names', 'load_stream']
 
 # %% ../nbs/00b_datasets.ipynb #d9e7445d
-import errno, filecmp, math, mmap, pickle, re, stat, tarfile, tempfile, zipfile
-from itertools import count
+import errno, filecmp, io, math, mmap, pickle, random, re, stat, tarfile, tempfile, zipfile
+from copy import copy
+from glob import glob
+from itertools import count, islice
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote, urlsplit
 import numpy as np, torch
 from huggingface_hub.file_download import http_get
 from PIL import Image
+from torch.utils.data import IterableDataset
 from torchvision.datasets.utils import calculate_md5
-from .data import Captioned, PictureFiles, check_size, one_of, reason
+from .data import Captioned, PictureFiles, check_size, one_of, open_picture, reason, resize
 
 # %% ../nbs/00b_datasets.ipynb #5e232db2
 class Refused(ValueError): "Something in a file from elsewhere that could do harm."
@@ -300,3 +303,76 @@ def load_stackgan(
     words = lambda id: id.split('/')[0].split('.', 1)[-1].replace('_', ' ').lower()
     captions = [_read_captions(texts/f'{id}.txt', id) if texts else [words(id)] for id in ids]
     return Captioned(ids, captions, PictureFiles(folder, [f'{id}.jpg' for id in ids], size), size, f'stackgan/{split}', vectors=vectors.__getitem__)
+
+# %% ../nbs/00b_datasets.ipynb #2bf9eb54
+class Stream(IterableDataset):
+    "Captioned pictures one after the other: `{'image': float [3, size, size] in [0, 1], 'caption': str, 'id': str}`."
+    def __init__(self, rows, image, text, size, name): self.rows, self.image, self.text, self.size, self.name, self.seed = rows, image, text, size, name, None
+    def order(self,
+        seed,        # the order follows from it
+        rank=0,      # this process …
+        world=1,     # … of so many, each with its own part
+        buffer=1000, # pictures that are shuffled among each other
+    ):
+        "The same pictures without end: each pass in an order of its own. Raises `ValueError` if there are none."
+        from datasets.distributed import split_dataset_by_node
+        new = copy(self); new.seed, new.rows = seed, split_dataset_by_node(self.rows.shuffle(seed, buffer_size=buffer), rank, world)
+        return new
+    def __iter__(self):
+        for n in count():
+            if self.seed is not None: self.rows.set_epoch(n)
+            empty = True
+            for row in self.rows:
+                empty, id, texts = False, *self.captions(row)
+                # One of its captions, by the seed: the same for everyone who asks again
+                yield dict(image=self.read(row).float()/255, caption=texts[0] if self.seed is None else random.Random(f'{self.seed} {n} {id}').choice(texts), id=id)
+            if self.seed is None: return
+            if empty and torch.utils.data.get_worker_info() is None: raise ValueError(f'{self.name} has no pictures')
+            if empty: return                                     # more workers than shards: this one has nothing to do
+    def captions(self, row):
+        "Id and captions of a row. Raises `ValueError` naming it."
+        id = f"{row.get('__url__', '')} {row.get('__key__', '')}".strip() or str(row.get('id', row.get('file_name', '')))
+        text = row.get(self.text); text = next((text[k] for k in ('caption', 'text') if k in text), None) if isinstance(text, dict) else text
+        texts = [t.strip() for t in (text if isinstance(text, list) else str(text or '').splitlines()) if t and t.strip()]
+        if not texts: raise ValueError(f'{self.name}, {id}: the caption is empty or missing; fill {self.text}')
+        return id, texts
+    def read(self, row):
+        "The picture of a row as uint8 `[3, size, size]`. Raises `ValueError` naming it."
+        try: return resize(open_picture(io.BytesIO(row[self.image]['bytes']), self.size), self.size)
+        except Exception as e: raise ValueError(f'{self.name}, {self.captions(row)[0]}: cannot be read as a picture ({reason(e)})') from None
+    def sample(self, n)->Captioned:
+        "The first `n` pictures, held in memory."
+        rows = list(islice(self.rows, n))
+        if not rows: raise ValueError(f'{self.name} has no pictures')
+        ids, texts = zip(*map(self.captions, rows)); pictures = torch.stack([self.read(r) for r in rows])
+        return Captioned(list(ids), list(texts), pictures.__getitem__, self.size, f'the first of {self.name}')
+    def __repr__(self): return f'{self.name}: a stream of pictures of {self.size} px'
+
+def shard_names(urls)->list:
+    "'a-{08..11}.tar' -> a-08.tar … a-11.tar; '*' finds files on a disk; a list stays."
+    if isinstance(urls, (list, tuple)): return [n for u in urls for n in shard_names(u)]
+    urls = str(urls)
+    if m := re.search(r'\{(\d+)\.\.(\d+)\}', urls):
+        return [n for k in range(int(m[1]), int(m[2]) + 1) for n in shard_names(f'{urls[:m.start()]}{k:0{len(m[1])}}{urls[m.end():]}')]
+    return sorted(glob(urls)) if '*' in urls and '://' not in urls else [urls]
+
+def load_stream(
+    urls,    # shards: 'folder/*.tar', 'https://host/shard-{000..099}.tar', a list of such; or .parquet
+    size=64, # side in pixels, divisible by 32
+)->Stream:
+    "Pictures from shards that are never unpacked. Raises `ValueError`, `FileNotFoundError` or `ImportError`."
+    check_size(size); names = shard_names(urls); label = str(urls) if isinstance(urls, (str, Path)) else f'{len(names)} shards'
+    kinds = {'.tar': 'webdataset', '.parquet': 'parquet'}
+    if not names: raise FileNotFoundError(f'{label}: no such shards; give files or addresses that end in .tar or .parquet')
+    if len(endings := {Path(urlsplit(n).path).suffix for n in names}) > 1 or not endings <= set(kinds): raise ValueError(f'{label}: shards must all end in .tar, or all in .parquet')
+    for n in names:
+        if '://' not in n and not Path(n).is_file(): raise FileNotFoundError(f'{n} does not exist: check the numbers in {label}')
+        if '://' in n and urlsplit(n).scheme not in ('http', 'https', 'hf', 's3', 'gs'): raise ValueError(f'{n}: use a path, or an address that starts with https://, hf://, s3:// or gs://')
+    try: from datasets import load_dataset
+    except ImportError: raise ImportError("load_stream needs the library datasets: pip install 'sdn_lite[data]'") from None
+    try: rows = load_dataset(kinds[endings.pop()], data_files=names, split='train', streaming=True).decode(False); found = list(next(iter(rows)))
+    except StopIteration: raise ValueError(f'{label} has no pictures') from None
+    except Exception as e: raise ValueError(f'{label} cannot be read ({reason(e)}): check that each shard is complete') from None
+    image, text = (next((c for c in known if c in found), None) for known in (('jpg', 'jpeg', 'png', 'webp', 'image'), ('txt', 'text', 'caption', 'json')))
+    if not image or not text: raise ValueError(f"{label} has {', '.join(found)}: a picture must be called jpg, jpeg, png, webp or image, its text txt, text, caption or json")
+    return Stream(rows, image, text, size, label)

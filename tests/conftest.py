@@ -1,6 +1,6 @@
 import csv, os
 import matplotlib.figure
-import pytest
+import pytest, torch
 from torchvision.utils import save_image
 from safetensors.torch import load_file
 from sdn_lite import stages
@@ -19,6 +19,11 @@ def tree(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
 
 def weights(run): return load_file(run.folder/'model/model.safetensors')
+
+def assert_same_weights(a, b):
+    a, b = weights(a), weights(b)
+    assert list(a) == list(b)
+    assert not [k for k in a if not torch.equal(a[k], b[k])]
 
 def losses(run):
     log = run.log(); log.pop('images_per_second')

@@ -6,7 +6,7 @@ from PIL import Image
 from sdn_lite import stages
 from sdn_lite.pipeline import TextToImage
 from sdn_lite.stages import DistillConfig, Run, distill, load_checkpoint
-from conftest import STEPS, losses, tree, weights, write_csv
+from conftest import STEPS, assert_same_weights, losses, tree, weights, write_csv
 
 def stop_at(step):
     "A callback that presses Ctrl-C at `step`."
@@ -15,11 +15,6 @@ def stop_at(step):
     return callback
 
 def train(config, **more): return distill(config, progress=False, **more)
-
-def assert_same_weights(a, b):
-    a, b = weights(a), weights(b)
-    assert list(a) == list(b)
-    assert not [k for k in a if not torch.equal(a[k], b[k])]
 
 def interrupted(config, step):
     run = train(config, callback=stop_at(step))
