@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from .data import Captioned, check_size, load_emoji, load_folder, one_of, reason
 from .datasets import Stream, load_cub, load_flowers, load_stackgan, load_stream
-from .text import Precomputed, get_text_encoder, text_vectors
+from .text import Precomputed, ScaledEncoder, get_text_encoder, text_vectors
 from .teacher import LEVELS, TEACHERS, get_teacher
 from .student import INITS, Student, mirror
 from .losses import LevelLoss
@@ -35,6 +35,7 @@ class DistillConfig:
     data: str = 'emoji-small'        # 'emoji-small' | 'emoji' | a folder with pictures and metadata.csv | 'cub:PATH' | 'flowers:PATH' | 'stackgan:PATH' | 'stream:SHARDS'
     out: str = 'runs/first'          # the run folder to write
     text: str = 'char-cnn-rnn'       # text encoder: 'char-cnn-rnn' | 'minilm' | 'precomputed' | a path
+    recall: float = 0.               # temperature at which a sentence transformer's vectors are drawn to known ones; 0: not at all
     teacher: str = 'vgg19_lite'      # see `get_teacher`
     teacher_weights: str = 'default' # 'default' | None | path
     pool: str = 'avg'                # the teacher's pools: 'avg' | 'max'
@@ -67,6 +68,7 @@ class DistillConfig:
             if not whole(getattr(self, name), least): raise ValueError(f'{name}={getattr(self, name)!r}: use a whole number of at least {least}')
         if not number(self.lr, 0) or not self.lr: raise ValueError(f'lr={self.lr!r}: use a number greater than 0, such as 0.001')
         if self.plain is not None and (not number(self.plain, 0) or self.plain > 1): raise ValueError(f'plain={self.plain!r}: use a share from 0 to 1')
+        if not number(self.recall, 0): raise ValueError(f'recall={self.recall!r}: use a temperature such as 0.03, or 0')
         if not number(self.save_seconds, 0): raise ValueError(f'save_seconds={self.save_seconds!r}: use a number of seconds, such as 60')
         if not (isinstance(self.epochs, (list, tuple)) and len(self.epochs) == 2 and all(whole(e, 0) for e in self.epochs) and sum(self.epochs)):
             raise ValueError(f'epochs={self.epochs!r}: give the epochs of Stage-I and of Stage-II, such as (18, 72)')
@@ -98,7 +100,7 @@ class Pairs(Dataset):
         self.ds, texts = ds, [ds.vectors(i) if ready else ds.captions(i) for i in range(len(ds))]
         self.count = torch.tensor([len(t) for t in texts]); self.start = self.count.cumsum(0) - self.count
         z = torch.cat(texts) if ready else text_vectors(enc, [c for cs in texts for c in cs], keep=True, raw=True)
-        enc.fit(z); self.z = enc.scaled(z)
+        enc.fit(z, z[self.start]); self.z = enc.scaled(z)
         self.choose(0, 0)
     def choose(self, seed, plain):
         "A caption for each picture: the first with probability `plain` (None: as the data says), else any."
@@ -108,12 +110,15 @@ class Pairs(Dataset):
     def __len__(self): return len(self.ds)
     def __getitem__(self, i): return self.ds.read(i), self.z[self.chosen[i]]
 
-def text_encoder_for(text, ds):
-    "The text encoder of that name. Raises `ValueError` if it needs ready vectors and `ds` has none."
-    enc = get_text_encoder(text)
-    if not isinstance(enc, Precomputed): return enc
-    if not hasattr(ds, 'vectors'): raise ValueError("text='precomputed' needs data that comes with text vectors, such as data='stackgan:PATH': use it, or text='char-cnn-rnn'")
-    return Precomputed(ds.vectors(0).shape[1])
+def text_encoder_for(config, ds):
+    "The text encoder of a run. Raises `ValueError` if it needs ready vectors and `ds` has none."
+    enc = get_text_encoder(config.text)
+    if isinstance(enc, Precomputed):
+        if not hasattr(ds, 'vectors'): raise ValueError("text='precomputed' needs data that comes with text vectors, such as data='stackgan:PATH': use it, or text='char-cnn-rnn'")
+        enc = Precomputed(ds.vectors(0).shape[1])
+    if config.recall and not isinstance(enc, ScaledEncoder): raise ValueError(f"recall={config.recall!r} works with sentence transformers: use text='minilm', or recall=0")
+    enc.recall = config.recall
+    return enc
 
 def first_vectors(enc, ds, idxs)->torch.Tensor:
     "Text vectors `[len(idxs), enc.dim]` of the first captions."
@@ -344,7 +349,7 @@ def distill(
     if not isinstance(config, DistillConfig): config, resume = replace(Run(config).config, out=str(config)), True
     train, held = load_data(config.data, config.size)
     if not isinstance(train, Stream) and not len(train): raise ValueError(f'data={config.data!r} has no picture to train on: add some (one in ten is held out)')
-    enc, teacher = text_encoder_for(config.text, train), get_teacher(config.teacher, config.teacher_weights, config.pool)
+    enc, teacher = text_encoder_for(config, train), get_teacher(config.teacher, config.teacher_weights, config.pool)
     if 'ACCELERATE_MIXED_PRECISION' not in os.environ: AcceleratorState._reset_state()   # a notebook may change the precision between runs
     acc = Accelerator(mixed_precision=pick_precision(config.precision))
     batches = (Streamed if isinstance(train, Stream) else Indexed)(train, enc, config, acc.process_index, acc.num_processes); train = batches.ds

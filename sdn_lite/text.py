@@ -43,7 +43,7 @@ class TextEncoder(nn.Module):
         "Text vectors. Any string works."
         return self.scaled(self.raw([captions] if isinstance(captions, str) else captions))
     def scaled(self, z): "Raw vectors as the student wants them."; return z
-    def fit(self, z): "Learn the scale from the raw vectors `[N, dim]` of the captions to train on. Nothing to do, unless the kind of encoder says otherwise."
+    def fit(self, z, first=None): "Learn the scale from the raw vectors `[N, dim]` of the captions to train on. Nothing to do, unless the kind of encoder says otherwise."
 
 class CharCnnRnn(TextEncoder):
     "Caption -> vector, character by character. Reed et al. 2016, section 3.2; narrower, and the mean leaves empty places out."
@@ -188,18 +188,28 @@ def whiten(
 
 # %% ../nbs/01_text.ipynb #5d2484fd
 class ScaledEncoder(TextEncoder):
-    "An encoder that learns a shift and a scale: the vectors that it was `fit` to have mean 0 and mean variance 1."
-    def __init__(self, dim):
-        super().__init__(dim)
-        self.register_buffer('mean', torch.zeros(dim)); self.register_buffer('scale', torch.ones(()))
-    def scaled(self, z): return (z.to(self.mean) - self.mean)/self.scale
-    def fit(self, z): self.mean.copy_(z.mean(0)); self.scale.copy_((z - self.mean).square().mean().sqrt().clamp_min(1e-6))
+    "An encoder that learns a shift and a scale: the vectors that it was `fit` to have mean 0 and mean variance 1. With `recall` it also draws vectors to known ones."
+    def __init__(self, dim,
+        recall=0., # temperature: the lower, the more the nearest known caption decides; 0: not at all
+        known=0,   # how many captions are known
+    ):
+        super().__init__(dim); self.recall = recall
+        self.register_buffer('mean', torch.zeros(dim)); self.register_buffer('scale', torch.ones(())); self.register_buffer('known', torch.zeros(known, dim))
+    def scaled(self, z):
+        z = (z.to(self.mean) - self.mean)/self.scale
+        if not self.recall or not len(self.known): return z
+        return (F.normalize(z, dim=1) @ F.normalize(self.known, dim=1).T/self.recall).softmax(1) @ self.known
+    def fit(self, z,
+        first=None, # raw vectors [M, dim] of each picture's first caption: the known ones, if there is a `recall`
+    ):
+        self.mean.copy_(z.mean(0)); self.scale.copy_((z - self.mean).square().mean().sqrt().clamp_min(1e-6))
+        if self.recall and first is not None: self.known = (first.to(self.mean) - self.mean)/self.scale
 
 class SentenceEncoder(ScaledEncoder):
     "A sentence-transformers model: 'minilm', or a folder. Its weights are read when they are first needed, and never changed."
-    def __init__(self, source='minilm'):
-        self.folder = find_minilm() if source == 'minilm' else Path(source)
-        super().__init__(sentence_dim(self.folder)); self.source, self._model = str(source), []
+    def __init__(self, source='minilm', recall=0., known=0):
+        folder = find_minilm() if source == 'minilm' else Path(source)
+        super().__init__(sentence_dim(folder), recall, known); self.folder, self.source, self._model = folder, str(source), []
     @property
     def model(self):
         "The model itself, in a list so that it is no part of our own weights."
@@ -211,7 +221,7 @@ class SentenceEncoder(ScaledEncoder):
         return self._model[0]
     def raw(self, captions): return self.model.encode(list(captions), convert_to_tensor=True, show_progress_bar=False).float().cpu().clone()
     @property
-    def config(self): return dict(name='sentence', source=self.source)
+    def config(self): return dict(name='sentence', source=self.source, recall=self.recall, known=len(self.known))
     @property
     def key(self):
         "A hash of every file that the vectors depend on."
@@ -247,7 +257,7 @@ def find_minilm():
 # %% ../nbs/01_text.ipynb #6b6eeef7
 class Precomputed(ScaledEncoder):
     "Takes text vectors `[B, dim]` that come with the data, instead of captions."
-    def __init__(self, dim=1024): super().__init__(dim)
+    def __init__(self, dim=1024, recall=0., known=0): super().__init__(dim, recall, known)
     def forward(self, captions): return self.scaled(self.raw(captions))
     def raw(self, captions):
         "The vectors themselves. Raises `ValueError` for words."
@@ -255,7 +265,7 @@ class Precomputed(ScaledEncoder):
             raise ValueError(f"text encoder 'precomputed' reads no words: give a tensor [B, {self.dim}] of text vectors, or train with text='char-cnn-rnn' or 'minilm'")
         return captions.float()
     @property
-    def config(self): return dict(name='precomputed', dim=self.dim)
+    def config(self): return dict(name='precomputed', dim=self.dim, recall=self.recall, known=len(self.known))
 
 # %% ../nbs/01_text.ipynb #a51cc709
 ENCODERS = ('char-cnn-rnn', 'minilm', 'precomputed')

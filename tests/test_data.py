@@ -242,3 +242,98 @@ def test_split_of_a_file_does_not_depend_on_the_others(tmp_path):
     for n in ('02.png', '04.png'): Image.new('RGB', (1, 1)).save(tmp_path/n)
     write_csv(tmp_path, [('04.png', 'a'), ('02.png', 'b')])
     assert load_folder(tmp_path, 32, 'valid').ids == ['02.png'] and load_folder(tmp_path, 32, 'train').ids == ['04.png']
+
+# ---------------------------------------------------------------- large folders, other tables, hostile files
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_tables_with_a_mark_and_without_read_alike(folder, encoding):
+    (folder/'metadata.csv').write_bytes('file_name,text\r\na.png,ein grüner Apfel\r\nb.png,яблоко 🍎\r\n'.encode(encoding))
+    assert [s['caption'] for s in load_folder(folder, 32)] == ['ein grüner Apfel', 'яблоко 🍎']
+
+def test_an_encoding_without_a_mark_is_said_and_not_guessed(folder):
+    (folder/'metadata.csv').write_bytes('file_name,text\na.png,grün\n'.encode('cp1252'))
+    with pytest.raises(ValueError, match=r'metadata\.csv is not UTF-8: save it as "CSV UTF-8"'): load_folder(folder, 32)
+
+def test_a_list_of_captions_in_jsonl_and_parquet(folder):
+    import pyarrow as pa, pyarrow.parquet as pq
+    (folder/'metadata.csv').unlink(); texts = [['one', 'two'], ['three']]
+    (folder/'metadata.jsonl').write_text(''.join(json.dumps(dict(file_name=f, text=t)) + '\n' for f, t in zip(('a.png', 'b.png'), texts)))
+    a = load_folder(folder, 32); (folder/'metadata.jsonl').unlink()
+    pq.write_table(pa.table(dict(file_name=['a.png', 'b.png'], text=texts, other=[1, 2])), folder/'metadata.parquet')
+    b = load_folder(folder, 32)
+    assert [a.captions(i) for i in range(2)] == [b.captions(i) for i in range(2)] == texts and a.ids == b.ids
+
+@pytest.mark.parametrize('text', [[], ['one', ''], ['one', None], 5, None], ids=str)
+def test_a_list_without_or_with_an_empty_caption_is_named(folder, text):
+    (folder/'metadata.csv').unlink(); (folder/'metadata.jsonl').write_text(json.dumps(dict(file_name='a.png', text='x')) + '\n' + json.dumps(dict(file_name='b.png', text=text)))
+    with pytest.raises(ValueError, match=r'metadata\.jsonl, row 2: the caption is empty or missing; fill the column text'): load_folder(folder, 32)
+
+@pytest.mark.parametrize('content', [b'', b'PAR1 no table PAR1'], ids=['empty', 'other'])
+def test_a_damaged_parquet_table_is_said(folder, content):
+    (folder/'metadata.csv').unlink(); (folder/'metadata.parquet').write_bytes(content)
+    with pytest.raises(ValueError, match=r'metadata\.parquet cannot be read as Parquet .*write it again'): load_folder(folder, 32)
+
+def test_parquet_without_pyarrow_says_what_to_install(folder, monkeypatch):
+    (folder/'metadata.csv').unlink(); (folder/'metadata.parquet').write_bytes(b'x')
+    monkeypatch.setitem(sys.modules, 'pyarrow', None); monkeypatch.setitem(sys.modules, 'pyarrow.parquet', None)
+    with pytest.raises(ImportError, match=r"needs pyarrow: pip install 'sdn_lite\[data\]'"): load_folder(folder, 32)
+
+def png_that_claims(width, height):
+    "A PNG of a few bytes whose header says it is huge."
+    import struct, zlib
+    chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b'')
+
+@pytest.mark.parametrize('side', [30_000, 10_000])
+def test_a_huge_picture_is_refused_before_it_fills_the_memory(folder, side):
+    (folder/'b.png').write_bytes(png_that_claims(side, side))
+    with pytest.raises(ValueError, match=r'row 3: .*b\.png cannot be read as a picture \(it has more than 89 million pixels: make it smaller\)'): load_folder(folder, 32)
+
+def test_the_first_frame_of_a_film_is_taken(folder):
+    frames = [Image.new('RGB', (32, 32), c) for c in ('red', 'blue')]
+    frames[0].save(folder/'a.png', format='GIF', save_all=True, append_images=frames[1:])
+    assert load_folder(folder, 32)[0]['image'].mean((1, 2)).tolist() == pytest.approx([1, 0, 0], abs=.01)
+
+def test_a_large_jpeg_looks_the_same_when_it_is_decoded_smaller(tmp_path):
+    y, x = torch.meshgrid(torch.linspace(0, 1, 700), torch.linspace(0, 1, 900), indexing='ij')
+    Image.fromarray((torch.stack([x, y, (8*x).sin()**2], -1)*255).byte().numpy()).save(tmp_path/'a.jpg', quality=95)
+    from sdn_lite.data import resize
+    slow, fast = (resize(open_picture(tmp_path/'a.jpg', side), 64).float() for side in (None, 64))
+    assert open_picture(tmp_path/'a.jpg', 64).shape[1] < 300 and (slow - fast).abs().mean() < 2
+
+def test_a_box_is_cut_from_a_picture_that_is_decoded_smaller(tmp_path):
+    img = Image.new('RGB', (800, 600), 'white'); img.paste('red', (400, 200, 600, 400)); img.save(tmp_path/'a.jpg', quality=95)
+    for side in (None, 32):
+        red = open_picture(tmp_path/'a.jpg', side, (410, 210, 590, 390)).float().mean((1, 2))
+        assert red.tolist() == pytest.approx([254, 0, 0], abs=6)
+        half = open_picture(tmp_path/'a.jpg', side, (500, 200, 700, 400)).float()
+        assert half[1].mean().item() == pytest.approx(127, abs=8)           # half of it is white
+
+def test_an_unreadable_folder_is_an_error_of_the_system_that_names_it(folder):
+    os.chmod(folder, 0); user = os.geteuid()
+    try:
+        if user == 0: os.seteuid(65534)                                    # root may read everything
+        with pytest.raises(PermissionError, match=folder.name): load_folder(folder, 32)
+    finally: os.seteuid(user); os.chmod(folder, 0o700)
+
+@pytest.mark.parametrize('method', ['fork', 'spawn'])
+def test_worker_processes_read_folders_and_emoji(folder, method):
+    from torch.utils.data import DataLoader
+    for ds in (load_folder(folder, 32), torch.utils.data.Subset(load_emoji(size=32), range(4))):
+        got = list(DataLoader(ds, batch_size=2, num_workers=2, multiprocessing_context=method))
+        assert [c for b in got for c in b['caption']] == [ds[i]['caption'] for i in range(len(ds))]
+        assert torch.equal(torch.cat([b['image'] for b in got]), torch.stack([ds[i]['image'] for i in range(len(ds))]))
+
+def test_a_picture_that_breaks_after_loading_is_named_when_it_is_read(folder):
+    ds = load_folder(folder, 32); (folder/'b.png').write_bytes(b'')
+    with pytest.raises(ValueError, match=r'b\.png cannot be read as a picture .*replace it or take it out of the table'): ds[1]
+
+def test_check_opens_as_many_pictures_as_it_is_told(folder):
+    (folder/'b.png').write_bytes(b'')
+    assert len(load_folder(folder, 32, check=1)) == len(load_folder(folder, 32, check=0)) == 2
+    with pytest.raises(ValueError, match=r'b\.png cannot be read'): load_folder(folder, 32, check=2)
+
+def test_rows_of_one_picture_need_not_stand_together(folder):
+    write_csv(folder, [('a.png', '1'), ('b.png', '2'), ('a.png', '3'), ('b.png', '4'), ('a.png', '5')])
+    ds = load_folder(folder, 32)
+    assert [ds.captions(i) for i in range(2)] == [['1', '3', '5'], ['2', '4']] and '5 captions' in repr(ds)

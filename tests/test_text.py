@@ -208,11 +208,28 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
 def test_a_minilm_run_is_a_model_without_the_sentence_weights(tiny, tmp_path, quick_report):
     run = distill(tiny(text='minilm'), progress=False)
     state, about = load_file(run.folder/'model/model.safetensors'), json.loads((run.folder/'model/config.json').read_text())
-    assert {k for k in state if k.startswith('encoder.')} == {'encoder.mean', 'encoder.scale'} and about['text'] == dict(name='sentence', source='minilm')
+    assert {k for k in state if k.startswith('encoder.')} == {'encoder.mean', 'encoder.scale', 'encoder.known'} and about['text'] == dict(name='sentence', source='minilm', recall=0., known=0)
     t2i, ds = TextToImage.from_pretrained(run.folder), load_folder(run.config.data, 32, 'train')
     pairs = Pairs(ds, get_text_encoder('minilm'))
     torch.testing.assert_close(t2i.encoder([ds.captions(0)[0]]), pairs.z[:1], rtol=1e-4, atol=1e-4)    # the scale that was learned in training
     assert t2i('a crimson fruit').size == (32, 32)
+
+def test_recall_draws_a_new_caption_to_the_known_ones_and_leaves_those_alone():
+    enc = get_text_encoder('minilm'); known = ['a red apple', 'a battle tank', 'a sad face']; raw = text_vectors(enc, known, raw=True)
+    enc.recall = .03; enc.fit(raw, raw); plain_ = (raw - enc.mean)/enc.scale
+    torch.testing.assert_close(enc(known), plain_, atol=1e-3, rtol=0)
+    torch.testing.assert_close(enc(['a crimson fruit']), plain_[:1], atol=.05, rtol=0)
+    enc.recall = 100.; torch.testing.assert_close(enc(['anything']), plain_.mean(0, keepdim=True), atol=1e-3, rtol=0)     # hot: the mean of all
+    enc.recall = 0.; assert (enc(['a crimson fruit']) - plain_[:1]).abs().max() > .5
+
+def test_a_run_with_recall_is_loaded_with_what_it_knows(tiny, quick_report):
+    run = distill(tiny(text='minilm', recall=.03), progress=False); t2i = TextToImage.from_pretrained(run.folder)
+    ds = load_folder(run.config.data, 32, 'train'); first = [ds.captions(i)[0] for i in range(len(ds))]
+    assert len(t2i.encoder.known) == len(ds) and t2i.encoder.recall == .03
+    torch.testing.assert_close(t2i.encoder(first), t2i.encoder.known, atol=.1, rtol=0)
+
+def test_recall_needs_a_sentence_transformer(tiny):
+    with pytest.raises(ValueError, match=r"recall=0\.03 works with sentence transformers: use text='minilm'"): distill(tiny(recall=.03), progress=False)
 
 # ---------------------------------------------------------------- ready vectors
 
@@ -225,7 +242,7 @@ def test_precomputed_reads_vectors_and_no_words():
 def test_a_run_on_ready_vectors_needs_data_that_has_them(tiny):
     with pytest.raises(ValueError, match=r"text='precomputed' needs data that comes with text vectors"): distill(tiny(text='precomputed'), progress=False)
 
-@pytest.mark.parametrize('enc', [CharCnnRnn(dim=6, width=16), Precomputed(7)], ids=['char', 'precomputed'])
+@pytest.mark.parametrize('enc', [CharCnnRnn(dim=6, width=16), Precomputed(7, .1, 5)], ids=['char', 'precomputed'])
 def test_an_encoder_is_built_again_from_its_config(enc):
     again = build_text_encoder(json.loads(json.dumps(enc.config)))
     again.load_state_dict(enc.state_dict()); assert type(again) is type(enc) and again.dim == enc.dim
