@@ -303,7 +303,7 @@ class Log:
             raise FloatingPointError(f"{STAGES[stage]}, step {step}: the loss of level {bad[0]} is {values[n][1 + LEVELS.index(bad[0]) if bad[0] in LEVELS else 0].item()}; "
                                      f"try a lower lr than {config.lr:g}, precision='no', or scale='calibrated'. "
                                      + (f'The last checkpoint is good: {config.out}/checkpoint' if (self.file.parent/'checkpoint/state.pt').is_file() else 'Nothing was saved yet: choose a new out'))
-        self.last = dict(zip(LEVELS, values[-1, 1:].tolist()), images_per_second=speed)
+        self.last = dict(zip(('total', *LEVELS), values[-1].tolist()), images_per_second=speed)
         self.rows, self.seen, self.start = [], 0, time.monotonic()
 
 @contextmanager
@@ -340,6 +340,7 @@ def distill(
     resume=False,   # go on with an interrupted run in `config.out`
     progress=True,  # show progress bars
     callback=None,  # called as callback(run, stage, step, student) at each snapshot
+    watch=None,     # called as watch(run, news) every ten steps: a dict of stage, step in it, steps of both stages, total, each level, images_per_second; True stops
 )->Run:
     "Train a student through Stage-I and Stage-II. Raises `ValueError`, `OSError` or `FloatingPointError`; an interrupted run can be resumed."
     from accelerate import Accelerator
@@ -392,7 +393,9 @@ def distill(
                     acc.backward(report.total); opt.step(); opt.zero_grad(); sched.step()
                     log.add(stage, report, len(images)*acc.num_processes); bar.update()
                     done = epoch*batches.count + batch
-                    if log.step % 10 == 0: log.flush(config); bar.set_postfix({l: f'{log.last[l]:.2f}' for l in LEVELS})
+                    if log.step % 10 == 0:
+                        log.flush(config); bar.set_postfix({l: f'{log.last[l]:.2f}' for l in LEVELS})
+                        if watch and acc.is_main_process and watch(run, dict(stage=stage, step=done, steps=[e*batches.count for e in config.epochs], **log.last)): stopped.append(True)
                     if done in snaps and acc.is_main_process:
                         log.flush(config)
                         with torch.no_grad(), replacing(run.folder/f'samples/step_{log.step:06}.png') as p: save_image(bare(shown).float().clamp(0, 1), p, nrow=8, format='png')

@@ -350,3 +350,11 @@ def test_no_space_for_any_file_is_one_line_and_resumable(tiny, finished, monkeyp
 
 def test_config_of_a_run_is_plain_json(finished):
     assert json.loads((finished.folder/'config.json').read_text())['epochs'] == [2, 2]
+
+def test_watch_is_told_every_ten_steps_and_may_stop(tiny, quick_report):
+    news = []
+    def watch(run, n): news.append(n); return len(news) == 3
+    run = train(tiny(epochs=(5, 10)), watch=watch)                  # 15 + 30 steps
+    assert [(n['stage'], n['step'], n['steps']) for n in news] == [(1, 10, [15, 30]), (2, 5, [15, 30]), (2, 15, [15, 30])]
+    assert set(news[0]) == {'stage', 'step', 'steps', 'total', 'low', 'mid', 'high', 'images_per_second'} and not run.finished and run.log()['step'][-1] == 30
+    assert train(tiny(epochs=(5, 10)), resume=True).finished
