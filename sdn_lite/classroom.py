@@ -7,13 +7,13 @@ __all__ = ['SIZES', 'ZOOMS', 'STYLE', 'LOSS', 'TABS', 'CLIENT', 'ASSETS', 'EXTEN
            'claim_training', 'Trainer', 'titled', 'play_tab', 'look_tab', 'train_tab', 'ablate_tab', 'classroom',
            'kernel_child', 'nursery', 'Nursery', 'own_memory', 'page_notebook', 'serve']
 
-# %% ../nbs/08b_classroom.ipynb #4bfb99f4
+# %% ../nbs/08b_classroom.ipynb #5a0b734a
 import atexit, json, os, select, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 from functools import lru_cache
 from html import escape
 from pathlib import Path
 
-# %% ../nbs/08b_classroom.ipynb #39933699
+# %% ../nbs/08b_classroom.ipynb #aaaa6828
 @lru_cache
 def materials()->tuple:
     "The bundled teacher, the bundled model, and the pictures that the model was trained on."
@@ -37,7 +37,7 @@ def write_folder(ds, idxs, folder):
         csv.writer(f).writerows([('file_name', 'text'), *((f'{ds.ids[i]}.png', c) for i in idxs for c in ds.captions(i))])
     return folder
 
-# %% ../nbs/08b_classroom.ipynb #55222471
+# %% ../nbs/08b_classroom.ipynb #8340184e
 SIZES = {'24 pictures, about half a minute': (24, (15, 75)), '96 pictures, about two minutes': (96, (15, 75)), 'all 387 pictures, about six minutes': (None, (12, 60))}
 
 def claim_training():
@@ -89,7 +89,7 @@ class Trainer:
         "Remove what the last training wrote."
         if self.folder: self.folder.cleanup(); self.folder = None
 
-# %% ../nbs/08b_classroom.ipynb #9228cc23
+# %% ../nbs/08b_classroom.ipynb #919658d9
 ZOOMS = {'Normal': 1, 'Large': 1.35, 'Very large': 1.75}
 
 STYLE = """<style>
@@ -133,14 +133,14 @@ body:has(.sdn-contrast){background:#000}
 .sdn-contrast :focus-visible{outline-color:#ff0!important}
 </style>"""
 
-LOSS = r"$$\mathcal{L}=\sum_{\ell\,\in\,\{\mathrm{low,\,mid,\,high}\}} w_\ell\;\frac{1}{|T_\ell|}\sum_{t\in T_\ell}\big\|\,\phi_t(\text{picture})-\psi_t(\text{caption})\big\|^2$$"
+LOSS = r"$$\mathcal{L}=\sum_{\ell\,\in\,\{\text{low, mid, high}\}} w_\ell\;\sum_{t\,\in\,\ell}\frac{\text{mean}\,\left|\,\text{teacher}_t(\text{picture})-\text{student}_t(\text{caption})\,\right|}{m_t}$$"
 
 def titled(title, text, *widgets):
     "Widgets under a heading and a sentence."
     from ipywidgets import HTML, VBox
     return VBox([HTML(f'<h2>{title}</h2><p>{text}</p>'), *widgets])
 
-# %% ../nbs/08b_classroom.ipynb #3361ceb3
+# %% ../nbs/08b_classroom.ipynb #0c8f09e0
 def play_tab():
     from sdn_lite.widgets import Playground
     _, t2i, ds = materials()
@@ -179,7 +179,7 @@ def ablate_tab():
 
 TABS = {'Play': play_tab, 'Look inside': look_tab, 'Train live': train_tab, 'Ablate': ablate_tab}
 
-# %% ../nbs/08b_classroom.ipynb #9c320c5f
+# %% ../nbs/08b_classroom.ipynb #a763b82c
 def classroom():
     "The whole page as one widget."
     from ipywidgets import Checkbox, HBox, HTML, Tab, ToggleButtons, VBox
@@ -199,7 +199,7 @@ def classroom():
     fill()
     return page
 
-# %% ../nbs/08b_classroom.ipynb #158e4210
+# %% ../nbs/08b_classroom.ipynb #084a9716
 # What Jupyter starts instead of a kernel: it hands the connection file to the nursery and stays until that kernel ends
 CLIENT = """import os, signal, socket, sys
 s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(os.path.abspath(sys.argv[2]).encode() + b'\\n')
@@ -270,14 +270,14 @@ class Nursery:
         for k, v in self.before.items(): os.environ.pop(k, None) if v is None else os.environ.__setitem__(k, v)
         self.dir.cleanup()
 
-# %% ../nbs/08b_classroom.ipynb #10595397
+# %% ../nbs/08b_classroom.ipynb #1d1124b7
 def own_memory(pid)->float:
     "Megabytes of process `pid` that would be free without it; 0 where the system doesn't tell."
     try: lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
     except OSError: return 0.
     return sum(int(l.split()[1]) for l in lines if l.startswith('Private_'))/1024
 
-# %% ../nbs/08b_classroom.ipynb #654d6e4a
+# %% ../nbs/08b_classroom.ipynb #56447eb4
 ASSETS = Path(__file__).parent/'assets/classroom' if '__file__' in globals() else Path('../sdn_lite/assets/classroom').resolve()
 
 # The front-end parts that the page needs. Whatever else is installed for JupyterLab stays out: some of it fails in Voila
@@ -292,6 +292,7 @@ def serve(
     port=8866,          # on which port to listen
     host='127.0.0.1',   # for whom: '127.0.0.1' for this machine only, '0.0.0.0' for everyone who can reach it
     browser=True,       # open the page in a browser
+    forget=120,         # seconds after which a kernel ends whose page is gone without saying so
 ):
     "Serve the classroom page until Ctrl-C. Raises `ImportError` without Voila, `OSError` for an address that can't be used."
     try: from voila.app import Voila
@@ -305,10 +306,11 @@ def serve(
         app = Voila(log_level=40)
         app.initialize([str(page_notebook()), f'--Voila.ip={host}', f'--port={port}', '--Voila.port_retries=0', '--no-browser', '--template=sdn_lite', '--VoilaConfiguration.allow_template_override=NO',
                         '--VoilaConfiguration.file_allowlist=^$', *(f'--VoilaConfiguration.extension_allowlist={e}' for e in EXTENSIONS),
-                        '--MappingKernelManager.cull_idle_timeout=120', '--MappingKernelManager.cull_interval=15', '--MappingKernelManager.cull_connected=False'])
+                        f'--MappingKernelManager.cull_idle_timeout={forget}', f'--MappingKernelManager.cull_interval={max(1, forget//8)}', '--MappingKernelManager.cull_connected=False'])
+        app.tornado_settings = dict(ws_ping_timeout=30_000)      # jupyter_server's own is longer than the time between pings, which tornado reports
         print(f'The page is at {url}   Ctrl-C ends it.', flush=True)
         if browser: import webbrowser; threading.Timer(.5, webbrowser.open, [url]).start()
         app.start()
 
-# %% ../nbs/08b_classroom.ipynb #3c5a7e04
+# %% ../nbs/08b_classroom.ipynb #64c31b0d
 if __name__ == '__main__' and '__file__' in globals(): nursery(int(sys.argv[1]), sys.argv[2])   # `Nursery` starts it; not in a notebook
