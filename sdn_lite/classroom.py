@@ -7,13 +7,13 @@ __all__ = ['SIZES', 'ZOOMS', 'STYLE', 'LOSS', 'TABS', 'CLIENT', 'ASSETS', 'EXTEN
            'claim_training', 'Trainer', 'titled', 'play_tab', 'look_tab', 'train_tab', 'ablate_tab', 'classroom',
            'kernel_child', 'nursery', 'Nursery', 'own_memory', 'page_notebook', 'serve']
 
-# %% ../nbs/08b_classroom.ipynb #5a0b734a
+# %% ../nbs/08b_classroom.ipynb #0189857a
 import atexit, json, os, select, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 from functools import lru_cache
 from html import escape
 from pathlib import Path
 
-# %% ../nbs/08b_classroom.ipynb #aaaa6828
+# %% ../nbs/08b_classroom.ipynb #24da08b7
 @lru_cache
 def materials()->tuple:
     "The bundled teacher, the bundled model, and the pictures that the model was trained on."
@@ -37,12 +37,13 @@ def write_folder(ds, idxs, folder):
         csv.writer(f).writerows([('file_name', 'text'), *((f'{ds.ids[i]}.png', c) for i in idxs for c in ds.captions(i))])
     return folder
 
-# %% ../nbs/08b_classroom.ipynb #8340184e
+# %% ../nbs/08b_classroom.ipynb #270258d5
 SIZES = {'24 pictures, about half a minute': (24, (15, 75)), '96 pictures, about two minutes': (96, (15, 75)), 'all 387 pictures, about six minutes': (None, (12, 60))}
 
 def claim_training():
     "The right to train on this machine, as a file that is closed to give it back; None if another page of the classroom is training."
-    file = open(Path(os.environ.get('SDN_CLASSROOM', tempfile.mkdtemp()))/'training', 'w')
+    if 'SDN_CLASSROOM' not in os.environ: return tempfile.TemporaryFile()    # one notebook, nobody to share with
+    file = open(Path(os.environ['SDN_CLASSROOM'])/'training', 'w')
     try: import fcntl; fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)      # the system gives it back, however the process ends
     except ImportError: pass                                                # Windows: no such lock, so everybody may train
     except OSError: file.close(); return None
@@ -89,7 +90,7 @@ class Trainer:
         "Remove what the last training wrote."
         if self.folder: self.folder.cleanup(); self.folder = None
 
-# %% ../nbs/08b_classroom.ipynb #919658d9
+# %% ../nbs/08b_classroom.ipynb #534ef5c4
 ZOOMS = {'Normal': 1, 'Large': 1.35, 'Very large': 1.75}
 
 STYLE = """<style>
@@ -107,7 +108,7 @@ STYLE = """<style>
 .sdn-page button.jupyter-button{height:auto;min-height:42px;line-height:1.3;padding:6px 18px;width:auto;border:2px solid #767676;border-radius:6px;font-size:18px;white-space:normal}
 .sdn-page button.jupyter-button.mod-active{border:3px solid currentColor;font-weight:700;box-shadow:none}
 .sdn-page button.jupyter-button.mod-active::before{content:'\\2713\\00a0'}
-.sdn-page button:disabled{opacity:1;color:#6b6b6b;border-style:dashed}
+.sdn-page button.jupyter-button:disabled{opacity:1!important;color:#5f5f5f;border-style:dashed}
 .sdn-page .widget-toggle-buttons,.sdn-page .widget-toggle-buttons .widget-toggle-button{height:auto}
 .sdn-page input[type=text],.sdn-page input[type=number],.sdn-page select{font-size:20px;height:42px;border:2px solid #767676;border-radius:4px}
 .sdn-page select{padding-right:34px}
@@ -123,13 +124,14 @@ STYLE = """<style>
 .sdn-head{flex-wrap:wrap;align-items:center;overflow:visible}.sdn-head>*{flex:0 1 auto}
 .sdn-head .widget-toggle-buttons{display:flex;flex-flow:row nowrap;align-items:center;width:auto;margin-right:24px}.sdn-head .widget-checkbox{width:auto}
 .sdn-zoom-135{zoom:1.35}.sdn-zoom-175{zoom:1.75}
-body:has(.sdn-contrast){background:#000}
+body:has(.sdn-contrast),body:has(.sdn-contrast) #rendered_cells,body:has(.sdn-contrast) .jp-Cell{background:#000!important}
 .sdn-contrast{--jp-layout-color0:#000;--jp-layout-color1:#000;--jp-layout-color2:#000;--jp-layout-color3:#222;--jp-ui-font-color0:#fff;--jp-ui-font-color1:#fff;--jp-ui-font-color2:#fff;--jp-content-font-color0:#fff;
  --jp-content-font-color1:#fff;--jp-content-font-color2:#fff;--jp-widgets-color:#fff;--jp-widgets-label-color:#fff;--jp-widgets-readout-color:#fff;--jp-widgets-input-color:#fff;--jp-widgets-input-background-color:#000;
  --jp-border-color0:#fff;--jp-border-color1:#fff;--jp-border-color2:#fff;--jp-widgets-input-border-color:#fff;--jp-brand-color1:#ff0;background:#000;color:#fff}
-.sdn-contrast button.jupyter-button,.sdn-contrast input,.sdn-contrast select,.sdn-contrast .lm-TabBar-tab,.sdn-contrast .widget-tab-contents{background:#000;color:#fff;border-color:#fff}
-.sdn-contrast button.jupyter-button.mod-active,.sdn-contrast .lm-TabBar-tab.lm-mod-current{background:#fff;color:#000}
-.sdn-contrast button:disabled{color:#ccc}
+.sdn-contrast button.jupyter-button,.sdn-contrast input,.sdn-contrast select,.sdn-contrast .lm-TabBar-tab,.sdn-contrast .widget-tab-contents{background-color:#000!important;color:#fff!important;border-color:#fff!important}
+.sdn-contrast button.jupyter-button.mod-active,.sdn-contrast .lm-TabBar-tab.lm-mod-current{background-color:#fff!important;color:#000!important}
+.sdn-contrast button.jupyter-button:disabled{color:#ccc!important}
+.sdn-contrast select{color-scheme:dark;appearance:auto}.sdn-contrast input[type=checkbox]{accent-color:#ff0}
 .sdn-contrast :focus-visible{outline-color:#ff0!important}
 </style>"""
 
@@ -140,7 +142,7 @@ def titled(title, text, *widgets):
     from ipywidgets import HTML, VBox
     return VBox([HTML(f'<h2>{title}</h2><p>{text}</p>'), *widgets])
 
-# %% ../nbs/08b_classroom.ipynb #0c8f09e0
+# %% ../nbs/08b_classroom.ipynb #5afb7461
 def play_tab():
     from sdn_lite.widgets import Playground
     _, t2i, ds = materials()
@@ -171,7 +173,7 @@ def train_tab():
         board.children = [live]; trainer.start(size.value, live, live.drawn)
     start.on_click(begin); stop.on_click(lambda _: (trainer.stop(), say('Stopping after this step.')))
     say('Nothing is training yet.')
-    return titled('Train a student now', 'A new student starts with noise. In Stage-I it learns to draw the maps that the teacher sees, in Stage-II to draw what the teacher recognises.', VBox([size, HBox([start, stop])]), said, board, after)
+    return titled('Train a student now', 'A new student cannot draw yet. In Stage-I it learns to draw the maps that the teacher sees, in Stage-II to draw what the teacher recognises.', VBox([size, HBox([start, stop])]), said, board, after)
 
 def ablate_tab():
     from sdn_lite.widgets import LevelMixer
@@ -179,7 +181,7 @@ def ablate_tab():
 
 TABS = {'Play': play_tab, 'Look inside': look_tab, 'Train live': train_tab, 'Ablate': ablate_tab}
 
-# %% ../nbs/08b_classroom.ipynb #a763b82c
+# %% ../nbs/08b_classroom.ipynb #afc22e9b
 def classroom():
     "The whole page as one widget."
     from ipywidgets import Checkbox, HBox, HTML, Tab, ToggleButtons, VBox
@@ -199,7 +201,7 @@ def classroom():
     fill()
     return page
 
-# %% ../nbs/08b_classroom.ipynb #084a9716
+# %% ../nbs/08b_classroom.ipynb #5502d23d
 # What Jupyter starts instead of a kernel: it hands the connection file to the nursery and stays until that kernel ends
 CLIENT = """import os, signal, socket, sys
 s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(os.path.abspath(sys.argv[2]).encode() + b'\\n')
@@ -270,14 +272,14 @@ class Nursery:
         for k, v in self.before.items(): os.environ.pop(k, None) if v is None else os.environ.__setitem__(k, v)
         self.dir.cleanup()
 
-# %% ../nbs/08b_classroom.ipynb #1d1124b7
+# %% ../nbs/08b_classroom.ipynb #b006da84
 def own_memory(pid)->float:
     "Megabytes of process `pid` that would be free without it; 0 where the system doesn't tell."
     try: lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
     except OSError: return 0.
     return sum(int(l.split()[1]) for l in lines if l.startswith('Private_'))/1024
 
-# %% ../nbs/08b_classroom.ipynb #56447eb4
+# %% ../nbs/08b_classroom.ipynb #f3240fc4
 ASSETS = Path(__file__).parent/'assets/classroom' if '__file__' in globals() else Path('../sdn_lite/assets/classroom').resolve()
 
 # The front-end parts that the page needs. Whatever else is installed for JupyterLab stays out: some of it fails in Voila
@@ -307,10 +309,12 @@ def serve(
         app.initialize([str(page_notebook()), f'--Voila.ip={host}', f'--port={port}', '--Voila.port_retries=0', '--no-browser', '--template=sdn_lite', '--VoilaConfiguration.allow_template_override=NO',
                         '--VoilaConfiguration.file_allowlist=^$', *(f'--VoilaConfiguration.extension_allowlist={e}' for e in EXTENSIONS),
                         f'--MappingKernelManager.cull_idle_timeout={forget}', f'--MappingKernelManager.cull_interval={max(1, forget//8)}', '--MappingKernelManager.cull_connected=False'])
-        app.tornado_settings = dict(ws_ping_timeout=30_000)      # jupyter_server's own is longer than the time between pings, which tornado reports
+        # A page that is closed asks for its kernel's end without the token against forged requests, so Voila would refuse. Without that check nothing is
+        # open to strangers: every request that changes something has to name a kernel's random id. A busy tablet may be silent for longer than jupyter_server's 30 seconds
+        app.tornado_settings = dict(disable_check_xsrf=True, ws_ping_interval=120_000, ws_ping_timeout=120_000)
         print(f'The page is at {url}   Ctrl-C ends it.', flush=True)
         if browser: import webbrowser; threading.Timer(.5, webbrowser.open, [url]).start()
         app.start()
 
-# %% ../nbs/08b_classroom.ipynb #64c31b0d
+# %% ../nbs/08b_classroom.ipynb #2d82874d
 if __name__ == '__main__' and '__file__' in globals(): nursery(int(sys.argv[1]), sys.argv[2])   # `Nursery` starts it; not in a notebook

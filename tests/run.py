@@ -49,8 +49,17 @@ def check_notebooks():
             if not any('image/png' in o.get('data', {}) for o in c['outputs']): sys.exit(f'{f}: a cell that draws has lost its picture; run the notebook and save it')
 
 
+def browser():
+    "Debian's chromium for the tests in a browser, where it is missing and we may install it; without it these tests are skipped, or fail where CI is set."
+    if any(map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))): return
+    if not shutil.which('apt-get') or not hasattr(os, 'geteuid') or os.geteuid(): return print('== no chromium: the tests in a browser are skipped', flush=True)
+    for command in (['update', '-qq'], ['install', '-y', '-qq', '--no-install-recommends', 'chromium', 'fonts-dejavu-core']):
+        if subprocess.run(['apt-get', *command], env=os.environ | dict(DEBIAN_FRONTEND='noninteractive'), stdout=subprocess.DEVNULL).returncode: return print('== chromium could not be installed', flush=True)
+
+
 if __name__ == '__main__':
     check_export(); check_notebooks()
     step('README.md agrees with nbs/index.ipynb', [sys.executable, 'tools/make_readme.py', '--check'])
     with tempfile.TemporaryDirectory() as cache: step('notebooks', [BIN/'nbdev_test', '--n_workers', '1', '--do_print', '--timing'], SDN_LITE_CACHE=cache)
+    browser()
     step('pytest', [sys.executable, '-m', 'pytest', '-q', 'tests', *sys.argv[1:]])

@@ -209,11 +209,11 @@ def test_closing_the_tab_ends_its_kernel(browser, demo):
 
 def test_a_browser_that_vanishes_frees_its_kernel(browser):
     port = free_port()
-    with serving(f"from sdn_lite.classroom import serve; serve({port}, browser=False, forget=4)", port) as server:
+    with serving(f"from sdn_lite.classroom import serve; serve({port}, browser=False, forget=12)", port) as server:
         w, stays = Watched(browser).open(f'http://127.0.0.1:{port}/'), Watched(browser).open(f'http://127.0.0.1:{port}/')
         assert len(kernels(server)) == 2
         w.page.route('**/shutdown/**', lambda route: route.abort()); w.context.close()                          # says nothing when it goes
-        until(lambda: len(kernels(server)) == 1); time.sleep(8); assert len(kernels(server)) == 1               # a page that is open keeps its kernel, idle or not
+        until(lambda: len(kernels(server)) == 1); time.sleep(15); assert len(kernels(server)) == 1               # a page that is open keeps its kernel, idle or not
         stays.context.close()
 
 
