@@ -7,13 +7,13 @@ __all__ = ['SIZES', 'ZOOMS', 'STYLE', 'LOSS', 'TABS', 'CLIENT', 'ASSETS', 'EXTEN
            'claim_training', 'Trainer', 'titled', 'play_tab', 'look_tab', 'train_tab', 'ablate_tab', 'classroom',
            'kernel_child', 'nursery', 'Nursery', 'own_memory', 'page_notebook', 'serve']
 
-# %% ../nbs/08b_classroom.ipynb #0189857a
-import atexit, json, os, select, shutil, signal, socket, subprocess, sys, tempfile, threading, time
+# %% ../nbs/08b_classroom.ipynb #5874eed6
+import atexit, json, logging, os, select, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 from functools import lru_cache
 from html import escape
 from pathlib import Path
 
-# %% ../nbs/08b_classroom.ipynb #24da08b7
+# %% ../nbs/08b_classroom.ipynb #c17a3c70
 @lru_cache
 def materials()->tuple:
     "The bundled teacher, the bundled model, and the pictures that the model was trained on."
@@ -37,7 +37,7 @@ def write_folder(ds, idxs, folder):
         csv.writer(f).writerows([('file_name', 'text'), *((f'{ds.ids[i]}.png', c) for i in idxs for c in ds.captions(i))])
     return folder
 
-# %% ../nbs/08b_classroom.ipynb #270258d5
+# %% ../nbs/08b_classroom.ipynb #44485df6
 SIZES = {'24 pictures, about half a minute': (24, (15, 75)), '96 pictures, about two minutes': (96, (15, 75)), 'all 387 pictures, about six minutes': (None, (12, 60))}
 
 def claim_training():
@@ -90,7 +90,7 @@ class Trainer:
         "Remove what the last training wrote."
         if self.folder: self.folder.cleanup(); self.folder = None
 
-# %% ../nbs/08b_classroom.ipynb #534ef5c4
+# %% ../nbs/08b_classroom.ipynb #71a267e8
 ZOOMS = {'Normal': 1, 'Large': 1.35, 'Very large': 1.75}
 
 STYLE = """<style>
@@ -142,7 +142,7 @@ def titled(title, text, *widgets):
     from ipywidgets import HTML, VBox
     return VBox([HTML(f'<h2>{title}</h2><p>{text}</p>'), *widgets])
 
-# %% ../nbs/08b_classroom.ipynb #5afb7461
+# %% ../nbs/08b_classroom.ipynb #35fdf657
 def play_tab():
     from sdn_lite.widgets import Playground
     _, t2i, ds = materials()
@@ -181,7 +181,7 @@ def ablate_tab():
 
 TABS = {'Play': play_tab, 'Look inside': look_tab, 'Train live': train_tab, 'Ablate': ablate_tab}
 
-# %% ../nbs/08b_classroom.ipynb #afc22e9b
+# %% ../nbs/08b_classroom.ipynb #7c8e87ba
 def classroom():
     "The whole page as one widget."
     from ipywidgets import Checkbox, HBox, HTML, Tab, ToggleButtons, VBox
@@ -201,7 +201,7 @@ def classroom():
     fill()
     return page
 
-# %% ../nbs/08b_classroom.ipynb #5502d23d
+# %% ../nbs/08b_classroom.ipynb #7ecc9a72
 # What Jupyter starts instead of a kernel: it hands the connection file to the nursery and stays until that kernel ends
 CLIENT = """import os, signal, socket, sys
 s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(os.path.abspath(sys.argv[2]).encode() + b'\\n')
@@ -245,6 +245,7 @@ def nursery(fd, folder):
         except SystemExit as e: code = e.code if isinstance(e.code, int) else 0
         finally: atexit._run_exitfuncs(); os._exit(code)        # never back into the loop above
     for pid in children: os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)         # also when whoever started us was killed
     sys.stdout.flush(); os._exit(0)                   # at once: some libraries complain when Python takes them down
 
 class Nursery:
@@ -272,14 +273,14 @@ class Nursery:
         for k, v in self.before.items(): os.environ.pop(k, None) if v is None else os.environ.__setitem__(k, v)
         self.dir.cleanup()
 
-# %% ../nbs/08b_classroom.ipynb #b006da84
+# %% ../nbs/08b_classroom.ipynb #0e1e073c
 def own_memory(pid)->float:
     "Megabytes of process `pid` that would be free without it; 0 where the system doesn't tell."
     try: lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
     except OSError: return 0.
     return sum(int(l.split()[1]) for l in lines if l.startswith('Private_'))/1024
 
-# %% ../nbs/08b_classroom.ipynb #f3240fc4
+# %% ../nbs/08b_classroom.ipynb #eb2095e5
 ASSETS = Path(__file__).parent/'assets/classroom' if '__file__' in globals() else Path('../sdn_lite/assets/classroom').resolve()
 
 # The front-end parts that the page needs. Whatever else is installed for JupyterLab stays out: some of it fails in Voila
@@ -303,18 +304,19 @@ def serve(
         with socket.create_server((host, port)): pass        # Voila itself would quietly take another port
     except OSError as e: raise OSError(e.errno, f'port {port} on {host} can\'t be used ({e.strerror}); choose another with --port and --host') from None
     url = f"http://{socket.gethostname() if host in ('0.0.0.0', '::', '') else host}:{port}/"
-    with Nursery():
+    with Nursery() as nursery:
         os.environ['JUPYTER_PATH'] = os.pathsep.join(filter(None, [os.environ.get('JUPYTER_PATH'), str(ASSETS)]))
         app = Voila(log_level=40)
-        app.initialize([str(page_notebook()), f'--Voila.ip={host}', f'--port={port}', '--Voila.port_retries=0', '--no-browser', '--template=sdn_lite', '--VoilaConfiguration.allow_template_override=NO',
+        app.initialize([str(page_notebook()), f'--Voila.ip={host}', f'--port={port}', f'--Voila.connection_dir_root={nursery.dir.name}', '--Voila.port_retries=0', '--no-browser', '--template=sdn_lite', '--VoilaConfiguration.allow_template_override=NO',
                         '--VoilaConfiguration.file_allowlist=^$', *(f'--VoilaConfiguration.extension_allowlist={e}' for e in EXTENSIONS),
                         f'--MappingKernelManager.cull_idle_timeout={forget}', f'--MappingKernelManager.cull_interval={max(1, forget//8)}', '--MappingKernelManager.cull_connected=False'])
         # A page that is closed asks for its kernel's end without the token against forged requests, so Voila would refuse. Without that check nothing is
-        # open to strangers: every request that changes something has to name a kernel's random id. A busy tablet may be silent for longer than jupyter_server's 30 seconds
-        app.tornado_settings = dict(disable_check_xsrf=True, ws_ping_interval=120_000, ws_ping_timeout=120_000)
+        # open to strangers: every request that changes something has to name a kernel's random id.
+        app.tornado_settings = dict(disable_check_xsrf=True)
+        logging.getLogger('tornado.general').setLevel(logging.ERROR)     # tornado warns of the time between jupyter_server's pings, which is as it should be
         print(f'The page is at {url}   Ctrl-C ends it.', flush=True)
         if browser: import webbrowser; threading.Timer(.5, webbrowser.open, [url]).start()
         app.start()
 
-# %% ../nbs/08b_classroom.ipynb #2d82874d
+# %% ../nbs/08b_classroom.ipynb #2f0dbe3a
 if __name__ == '__main__' and '__file__' in globals(): nursery(int(sys.argv[1]), sys.argv[2])   # `Nursery` starts it; not in a notebook
