@@ -7,7 +7,7 @@ The browser runs on the same machine, so on two cores most of the time is the br
 import asyncio, os, shutil, signal, statistics, subprocess, sys, time
 from pathlib import Path
 
-PORT, WORDS = 8899, ['a red apple', 'a blue heart', 'a yellow star', 'a green leaf', 'a cat face', 'an orange cat']
+PORT, WORDS = 8899, ['a red car', 'a blue heart', 'a yellow star', 'a green leaf', 'a cat face', 'an orange cat']
 
 
 def family(pid):

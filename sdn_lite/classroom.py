@@ -7,13 +7,13 @@ __all__ = ['SIZES', 'ZOOMS', 'STYLE', 'LOSS', 'TABS', 'CLIENT', 'ASSETS', 'EXTEN
            'claim_training', 'Trainer', 'titled', 'play_tab', 'look_tab', 'train_tab', 'ablate_tab', 'classroom',
            'kernel_child', 'nursery', 'Nursery', 'own_memory', 'page_notebook', 'serve']
 
-# %% ../nbs/08b_classroom.ipynb #5874eed6
+# %% ../nbs/08b_classroom.ipynb #251eeb2b
 import atexit, json, logging, os, select, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 from functools import lru_cache
 from html import escape
 from pathlib import Path
 
-# %% ../nbs/08b_classroom.ipynb #c17a3c70
+# %% ../nbs/08b_classroom.ipynb #1371097f
 @lru_cache
 def materials()->tuple:
     "The bundled teacher, the bundled model, and the pictures that the model was trained on."
@@ -37,7 +37,7 @@ def write_folder(ds, idxs, folder):
         csv.writer(f).writerows([('file_name', 'text'), *((f'{ds.ids[i]}.png', c) for i in idxs for c in ds.captions(i))])
     return folder
 
-# %% ../nbs/08b_classroom.ipynb #44485df6
+# %% ../nbs/08b_classroom.ipynb #85995191
 SIZES = {'24 pictures, about half a minute': (24, (15, 75)), '96 pictures, about two minutes': (96, (15, 75)), 'all 387 pictures, about six minutes': (None, (12, 60))}
 
 def claim_training():
@@ -90,7 +90,7 @@ class Trainer:
         "Remove what the last training wrote."
         if self.folder: self.folder.cleanup(); self.folder = None
 
-# %% ../nbs/08b_classroom.ipynb #71a267e8
+# %% ../nbs/08b_classroom.ipynb #7ad263f3
 ZOOMS = {'Normal': 1, 'Large': 1.35, 'Very large': 1.75}
 
 STYLE = """<style>
@@ -109,6 +109,7 @@ STYLE = """<style>
 .sdn-page button.jupyter-button.mod-active{border:3px solid currentColor;font-weight:700;box-shadow:none}
 .sdn-page button.jupyter-button.mod-active::before{content:'\\2713\\00a0'}
 .sdn-page button.jupyter-button:disabled{opacity:1!important;color:#5f5f5f;border-style:dashed}
+.sdn-page .widget-play button.jupyter-button{padding:6px 0;flex:0 0 46px;text-overflow:clip}
 .sdn-page .widget-toggle-buttons,.sdn-page .widget-toggle-buttons .widget-toggle-button{height:auto}
 .sdn-page input[type=text],.sdn-page input[type=number],.sdn-page select{font-size:20px;height:42px;border:2px solid #767676;border-radius:4px}
 .sdn-page select{padding-right:34px}
@@ -142,7 +143,7 @@ def titled(title, text, *widgets):
     from ipywidgets import HTML, VBox
     return VBox([HTML(f'<h2>{title}</h2><p>{text}</p>'), *widgets])
 
-# %% ../nbs/08b_classroom.ipynb #35fdf657
+# %% ../nbs/08b_classroom.ipynb #42c0d9fe
 def play_tab():
     from sdn_lite.widgets import Playground
     _, t2i, ds = materials()
@@ -170,6 +171,7 @@ def train_tab():
     trainer = Trainer(say, ended)
     def begin(_):
         start.disabled, stop.disabled, size.disabled, after.children, live = True, False, True, (), LossBoard()
+        if hasattr(live, 'stop'): live.stop.layout.display = 'none'      # the page's own button also works before the first step, and one is enough
         board.children = [live]; trainer.start(size.value, live, live.drawn)
     start.on_click(begin); stop.on_click(lambda _: (trainer.stop(), say('Stopping after this step.')))
     say('Nothing is training yet.')
@@ -181,7 +183,7 @@ def ablate_tab():
 
 TABS = {'Play': play_tab, 'Look inside': look_tab, 'Train live': train_tab, 'Ablate': ablate_tab}
 
-# %% ../nbs/08b_classroom.ipynb #7c8e87ba
+# %% ../nbs/08b_classroom.ipynb #e7c3aa82
 def classroom():
     "The whole page as one widget."
     from ipywidgets import Checkbox, HBox, HTML, Tab, ToggleButtons, VBox
@@ -201,7 +203,7 @@ def classroom():
     fill()
     return page
 
-# %% ../nbs/08b_classroom.ipynb #7ecc9a72
+# %% ../nbs/08b_classroom.ipynb #4dcb8f52
 # What Jupyter starts instead of a kernel: it hands the connection file to the nursery and stays until that kernel ends
 CLIENT = """import os, signal, socket, sys
 s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(os.path.abspath(sys.argv[2]).encode() + b'\\n')
@@ -273,14 +275,14 @@ class Nursery:
         for k, v in self.before.items(): os.environ.pop(k, None) if v is None else os.environ.__setitem__(k, v)
         self.dir.cleanup()
 
-# %% ../nbs/08b_classroom.ipynb #0e1e073c
+# %% ../nbs/08b_classroom.ipynb #cf230b0d
 def own_memory(pid)->float:
     "Megabytes of process `pid` that would be free without it; 0 where the system doesn't tell."
     try: lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
     except OSError: return 0.
     return sum(int(l.split()[1]) for l in lines if l.startswith('Private_'))/1024
 
-# %% ../nbs/08b_classroom.ipynb #eb2095e5
+# %% ../nbs/08b_classroom.ipynb #bdfa54f8
 ASSETS = Path(__file__).parent/'assets/classroom' if '__file__' in globals() else Path('../sdn_lite/assets/classroom').resolve()
 
 # The front-end parts that the page needs. Whatever else is installed for JupyterLab stays out: some of it fails in Voila
@@ -318,5 +320,5 @@ def serve(
         if browser: import webbrowser; threading.Timer(.5, webbrowser.open, [url]).start()
         app.start()
 
-# %% ../nbs/08b_classroom.ipynb #2f0dbe3a
+# %% ../nbs/08b_classroom.ipynb #e604be7f
 if __name__ == '__main__' and '__file__' in globals(): nursery(int(sys.argv[1]), sys.argv[2])   # `Nursery` starts it; not in a notebook

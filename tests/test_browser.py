@@ -106,7 +106,7 @@ def test_every_tab_draws_and_no_code_is_seen(page):
     assert not page.page.locator('.jp-InputArea:visible, .jp-CodeMirrorEditor:visible, .highlight:visible').count()
     for name, first in {'Play': 'Caption', 'Look inside': None, 'Train live': 'Learn from', 'Ablate': None}.items():
         page.tab(name); page.page.locator('.sdn-page h2:visible').first.wait_for()
-        if first: page.page.get_by_text(first, exact=True).first.wait_for()
+        if first: page.page.get_by_text(re.compile(f'^{first}', re.I)).locator('visible=true').first.wait_for()
         page.page.wait_for_timeout(1500); page.shot(f'tab-{name.lower().replace(" ", "-")}')
 
 
