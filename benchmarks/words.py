@@ -16,7 +16,7 @@ from PIL import Image
 import judge
 from sdn_lite.all import DistillConfig, TextToImage, distill, load_emoji
 
-TEXTS, RECALL, DATA = ('char-cnn-rnn', 'minilm'), (0, .1, .05, .03, .01), {'emoji-small': ('small', (18, 72)), 'emoji': ('all', (6, 34))}
+TEXTS, RECALL, DATA = ('char-cnn-rnn', 'minilm'), (0, .1, .03), {'emoji-small': ('small', (18, 72)), 'emoji': ('all', (6, 34))}
 
 def remembering(features):
     "The judge's `features`, computed once for each set of pictures: the candidates are the same each time."
@@ -50,6 +50,6 @@ if __name__ == '__main__':
                     drawn = bytes_of(t2i.images(captions))
                     with contextlib.redirect_stdout(io.StringIO()): r = judge.retrieval(drawn, real, [place[i] for i in ids])
                     results[f'{data} {text} {recall} {name}'] = r; print(data, text, recall, name, r, flush=True)
-                    if name == 'paraphrased': Image.fromarray(np.concatenate(list(drawn), 1)).save(lab/f'words_{data}_{text}_{recall}.png')
+                    if name == 'paraphrased' and data == 'emoji-small' and recall != .1: Image.fromarray(np.concatenate(list(drawn), 1)).save(lab/f'words_{data}_{text}_{recall}.png')
                 t2i.encoder.recall = 0
     (lab/'words.json').write_text(json.dumps(results, indent=1))
