@@ -142,6 +142,7 @@ class Tower(widgets.VBox):
         super().__init__(rows, layout=widgets.Layout(flex='0 0 auto', margin='0 16px 0 0'))
         self.losses = None
         self.picked = picked if picked in self.buttons else taps[len(taps)//2].name
+        for name in self.buttons: self._label(name)
     @traitlets.observe('picked')
     def _mark(self, change):
         for name in {change['old'], change['new']} & set(self.buttons): self._label(name)
@@ -361,7 +362,8 @@ class LossBoard(Panel):
         return self.thread
 
     def draw(self, full):
-        still, log = Still(10.3, 6.6), self.columns
+        rows = -(-min(len(self.snapshot[2]), 16)//8) if self.snapshot else 0
+        still, log = Still(10.3, 3.75 + bool(rows)*.25 + 1.42*rows), self.columns
         if full: still.say(.1, .16, self.status.value, weight='bold')
         if len(log['step']) < 2: still.say(5.15, 1.8, 'The curves appear after twenty steps.', 'large', ha='center')
         else:
@@ -375,8 +377,8 @@ class LossBoard(Panel):
         if self.snapshot:
             stage, step, pics = self.snapshot
             for k, p in enumerate(pics[:16]):
-                x, y = .1 + 1.27*(k % 8), 4.15 + 1.25*(k//8) if not self.captions else 4.15 + 1.38*(k//8)
-                still.image(x, y, .92, p, below=None)
+                x, y = .1 + 1.27*(k % 8), 4.15 + 1.38*(k//8)
+                still.image(x, y, .92, p)
                 if self.captions: still.say(x, y + .97, in_lines(self.captions[k], 15), 'small', va='top')
             still.say(.1, 3.98, f'Drawn at step {step:.0f}, in {STAGES[stage]}' + (': above captions seen in training, below captions never seen' if len(pics) > 8 else ''))
         return still
@@ -388,7 +390,7 @@ class Timeline(Panel):
     def __init__(self,
         run, # a `Run`, or its folder
     ):
-        self.run = run if isinstance(run, Run) else Run(run)
+        self.run = Run(run.folder.resolve() if isinstance(run, Run) else Path(run).resolve())   # the folder may be changed later
         self.files = sorted((self.run.folder/'samples').glob('step_*.png'))
         if not self.files: raise ValueError(f'{self.run.folder} has no snapshots: train with snapshots=8, or more')
         log = self.run.log(); self.steps, stage_of = [int(f.stem[5:]) for f in self.files], dict(zip(log['step'], log['stage']))
@@ -406,8 +408,8 @@ class Timeline(Panel):
         super().__init__([widgets.HBox([self.play, self.at])], [self.chosen])
 
     def draw(self, full):
-        k, chosen = self.at.value, self.chosen.value[:8]; cols = max(1, min(4, len(chosen))); rows = max(1, -(-len(chosen)//4))
-        still = Still(8.6, 1.75 + 2.5*rows); place = lambda s: .2 + 8.2*s/self.end
+        k, chosen = self.at.value, self.chosen.value[:8]; rows = max(1, -(-len(chosen)//4))
+        still = Still(8.6, 1.55 + 2.5*rows); place = lambda s: .2 + 8.2*s/self.end
         still.say(.1, .22, f'{STAGES[self.stages[k]]}, step {self.steps[k]} of {self.end:.0f}', 'x-large', weight='bold')
         for a, b, name, c in ((0, self.border, 'Stage-I', '#cfd8dc'), (self.border, self.end, 'Stage-II', '#90a4ae')):
             if b > a: still.ax.add_patch(Rectangle((place(a), .62), place(b) - place(a), .3, fc=c, ec='#111', lw=.8)); still.say((place(a) + place(b))/2, .77, name, ha='center')
@@ -417,7 +419,7 @@ class Timeline(Panel):
         if not chosen: still.say(.1, 2, 'Choose a caption.', 'large')
         return still
 
-# %% ../nbs/08_widgets.ipynb #w0000028
+# %% ../nbs/08_widgets.ipynb #w0000029
 def read_ablation(folder):
     "`ablation.json` of `folder`, with the pictures read. Raises `FileNotFoundError` or `ValueError` naming the file."
     file = Path(folder)/'ablation.json'
@@ -463,7 +465,7 @@ class LevelMixer(Panel):
 
     def draw(self, full):
         (row, exact), n = self.row(), len(self.captions); cell = min(1.3, 9.9/n); wide, high = max(9.9, cell*n), .33*len(self.rows)
-        still = Still(wide + .2, 2*cell + high + 3.6)
+        still = Still(wide + .2, 2*cell + high + 2.95)
         name = in_words(row['levels'], row['stages']); share = lambda r, s: f'{r["r1"][s]:.0%}' if isinstance(r['r1'].get(s), (int, float)) else 'not measured'
         still.say(.1, .25, ('Trained with ' if exact else 'Not trained: ') + in_words(*self.ticked), 'x-large', weight='bold')
         found = f"Right picture found among 100: {share(row, 'train')} for captions seen in training, {share(row, 'unseen')} for others." + (f" Training took {row['seconds']:.0f} s." if 'seconds' in row else '')
@@ -483,7 +485,7 @@ class LevelMixer(Panel):
                 still.ax.add_patch(Rectangle((x, mid - .11), 2.5*min(max(v, 0), 1), .22, fc='#37474f' if here else '#b0bec5', ec='#111', lw=.6)); still.say(x + 2.5*min(max(v, 0), 1) + .08, mid, share(r, s), weight='bold' if here else 'normal')
         return still
 
-# %% ../nbs/08_widgets.ipynb #w000002e
+# %% ../nbs/08_widgets.ipynb #w000002f
 @torch.no_grad()
 def tap_axes(taps):
     "For each tap three directions in which it varies most (PCA over its channels), as {tap: (mean, directions, least, most)}."
