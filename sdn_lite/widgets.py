@@ -16,6 +16,7 @@ from pathlib import Path
 import ipywidgets as widgets, numpy as np, torch, torch.nn.functional as F, traitlets
 from matplotlib import colormaps, rcParams
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -50,11 +51,11 @@ class Still(Figure):
         self.ax.set(xlim=(0, width), ylim=(height, 0))
     def at(self, x, y, w, h): "A place as matplotlib wants it for new axes."; return x/self.inches[0], 1 - (y + h)/self.inches[1], w/self.inches[0], h/self.inches[1]
     def say(self, x, y, text, size='medium', **kw): self.ax.text(x, y, text, fontsize=size, parse_math=False, **dict(dict(va='center', color='#111'), **kw))
+    def rectangle(self, x, y, w, h, **kw): self.ax.add_artist(Rectangle((x, y), w, h, **kw))
     def image(self, x, y, w, pixels, title=None, below=None, frame='#999', lw=.6, size='medium', h=None):
         "An array `[H, W, 3]` in [0, 1], with words above and below."
-        h, lim = h or w, (self.ax.get_xlim(), self.ax.get_ylim())
-        self.ax.imshow(pixels, extent=(x, x + w, y + h, y), interpolation='nearest', aspect='auto'); self.ax.set(xlim=lim[0], ylim=lim[1])
-        self.ax.add_patch(Rectangle((x, y), w, h, fill=False, ec=frame, lw=lw))
+        h = h or w; shown = AxesImage(self.ax, extent=(x, x + w, y + h, y), origin='upper', interpolation='nearest', interpolation_stage='data')   # `imshow` would think about axes that we don't have
+        shown.set_data(np.round(pixels*255).astype('uint8')); self.ax.add_artist(shown); self.rectangle(x, y, w, h, fill=False, ec=frame, lw=lw)
         if title: self.say(x, y - .14, title, size)
         if below: self.say(x, y + h + .15, below, size)
     def bar(self, x, y, w, most, name='', least='0'):
@@ -164,11 +165,11 @@ class Tower(widgets.VBox):
             still.say(x - .15, y + h/2, f'{level} level', rotation=90, ha='center'); still.ax.plot([x, x], [y + .03, y + h - .03], color=COLORS[level], lw=3)
             for k, t in enumerate(reversed(group)):
                 mid, here = y + .255*(k + .5), t.name == self.picked
-                if face: still.ax.add_patch(Rectangle((x + 1.4, mid - .1275), 1.75, .255, fc=shade_of(self.losses[t.name], max(self.losses.values())), ec='none'))
-                if here: still.ax.add_patch(Rectangle((x + .06, mid - .125), 4.5 if face else 2.25, .25, fill=False, ec='#111', lw=1.8, zorder=5))
+                if face: still.rectangle(x + 1.4, mid - .1275, 1.75, .255, fc=shade_of(self.losses[t.name], max(self.losses.values())), ec='none')
+                if here: still.rectangle(x + .06, mid - .125, 4.5 if face else 2.25, .25, fill=False, ec='#111', lw=1.8, zorder=5)
                 for side in (0, 1)[:1 + face]:
                     w, b = 1.2/t.stride, max(.02, .2*t.channels/most)
-                    still.ax.add_patch(Rectangle((x + .72 + 3.13*side - w/2, mid - b/2), w, b, fc=COLORS[level], ec='none'))
+                    still.rectangle(x + .72 + 3.13*side - w/2, mid - b/2, w, b, fc=COLORS[level], ec='none')
                 still.say(x + 1.45, mid, ('▶ ' if here else '') + t.name, weight='bold' if here else 'normal')
                 if face: still.say(x + 3.1, mid, f'{self.losses[t.name]:.2f}', ha='right', weight='bold' if here else 'normal')
             y += h + .12
@@ -412,7 +413,7 @@ class Timeline(Panel):
         still = Still(8.6, 1.55 + 2.5*rows); place = lambda s: .2 + 8.2*s/self.end
         still.say(.1, .22, f'{STAGES[self.stages[k]]}, step {self.steps[k]} of {self.end:.0f}', 'x-large', weight='bold')
         for a, b, name, c in ((0, self.border, 'Stage-I', '#cfd8dc'), (self.border, self.end, 'Stage-II', '#90a4ae')):
-            if b > a: still.ax.add_patch(Rectangle((place(a), .62), place(b) - place(a), .3, fc=c, ec='#111', lw=.8)); still.say((place(a) + place(b))/2, .77, name, ha='center')
+            if b > a: still.rectangle(place(a), .62, place(b) - place(a), .3, fc=c, ec='#111', lw=.8); still.say((place(a) + place(b))/2, .77, name, ha='center')
         for s in self.steps: still.ax.plot([place(s)]*2, [.92, .99], color='#111', lw=1)
         still.ax.plot([place(self.steps[k])], [1.08], marker='^', ms=11*rcParams['font.size']/10, color='#111')
         for n, c in enumerate(chosen): still.image(.1 + 2.15*(n % 4), 1.45 + 2.5*(n//4), 1.95, self.read(k)[c]); still.say(.1 + 2.15*(n % 4), 3.45 + 2.5*(n//4), in_lines(self.captions[c], 26), va='top')
@@ -482,7 +483,7 @@ class LevelMixer(Panel):
             still.say(.1, mid, ('▶ ' if here else '   ') + in_words(r['levels'], r['stages']), weight='bold' if here else 'normal')
             for x, s in ((3.2, 'train'), (6.6, 'unseen')):
                 v = r['r1'].get(s); v = v if isinstance(v, (int, float)) else 0
-                still.ax.add_patch(Rectangle((x, mid - .11), 2.5*min(max(v, 0), 1), .22, fc='#37474f' if here else '#b0bec5', ec='#111', lw=.6)); still.say(x + 2.5*min(max(v, 0), 1) + .08, mid, share(r, s), weight='bold' if here else 'normal')
+                still.rectangle(x, mid - .11, 2.5*min(max(v, 0), 1), .22, fc='#37474f' if here else '#b0bec5', ec='#111', lw=.6); still.say(x + 2.5*min(max(v, 0), 1) + .08, mid, share(r, s), weight='bold' if here else 'normal')
         return still
 
 # %% ../nbs/08_widgets.ipynb #w000002f
