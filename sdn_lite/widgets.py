@@ -80,8 +80,7 @@ class Panel(widgets.VBox):
     "What all widgets here have in common: a picture on the page, and `figure()`, the same as a matplotlib figure."
     question, ready = '', False   # until everything is there, nothing is drawn
     def __init__(self, controls, side=()):
-        self.view = widgets.Image(format='png', layout=widgets.Layout(max_width='100%', object_fit='contain', align_self='flex-start'))
-        self.view.tooltip = self.question
+        self.view = widgets.Image(format='png', layout=widgets.Layout(max_width='100%', min_width='0', flex='0 1 auto', height='auto', object_fit='contain', align_self='flex-start'))   # shrinks where the page is narrow
         body = widgets.HBox([*side, self.view], layout=widgets.Layout(align_items='flex-start')) if side else self.view
         super().__init__([*controls, body]); self.add_class('sdn-panel'); self.ready = True; self.redraw()
     def draw(self, full): "The figure; `full`: with what the page shows by buttons."; raise NotImplementedError
@@ -134,6 +133,7 @@ class Tower(widgets.VBox):
         picked='conv3_4',
     ):
         self.taps, most, self.buttons, rows = taps, max(t.channels for t in taps), {}, [widgets.HTML(CSS, layout=widgets.Layout(display='none'))]   # this text is ours: no one's input gets into it
+        if face: rows.append(widgets.Label('teacher on the left, student on the right; between them the loss'))
         for level in LEVELS[::-1]:
             rows.append(widgets.Label(f'{level} level', layout=widgets.Layout(height='22px', margin='2px 0 0 4px')))
             for t in reversed([t for t in taps if t.level == level]):
@@ -174,7 +174,7 @@ class Tower(widgets.VBox):
                 if face: still.say(x + 3.1, mid, f'{self.losses[t.name]:.2f}', ha='right', weight='bold' if here else 'normal')
             y += h + .12
 
-def shade_of(loss, most): "White for no loss, the stronger an orange the nearer it is to `most`; black is legible on all of them."; return '#' + ''.join(f'{round(255*c):02x}' for c in colormaps['Oranges'](.6*loss/(most or 1))[:3])
+def shade_of(loss, most): "White for no loss, the darker a grey the nearer it is to `most`; black is legible on all of them."; return '#' + ''.join(f'{round(255*c):02x}' for c in colormaps['Greys'](.5*loss/(most or 1))[:3])
 
 # %% ../nbs/08_widgets.ipynb #w000000e
 class TeacherExplorer(Panel):
@@ -244,7 +244,7 @@ class SymmetryViewer(Panel):
         self.loss = LevelLoss(teacher).calibrate([teacher(images[:64])])
         self.which = labelled(widgets.Dropdown, 'picture', 'The picture, and the caption that the student draws', options=choices(captions, len(images)))
         self.stage = labelled(widgets.ToggleButtons, 'compare', 'What is compared with the teacher', options=[("the student's own taps (Stage-I)", 1), ("the teacher's taps of the drawing (Stage-II)", 2)],
-                              tooltips=['What Stage-I makes equal', 'What Stage-II makes equal'], style=dict(description_width='initial', button_width='23em'))
+                              tooltips=['What Stage-I makes equal', 'What Stage-II makes equal'], style=dict(description_width='initial', button_width='27em'))
         self.tower = Tower(teacher.taps, face=True)
         self.look()
         for w in (self.which, self.stage): w.observe(self.look, 'value')
