@@ -55,7 +55,8 @@ class Still(Figure):
     def image(self, x, y, w, pixels, title=None, below=None, frame='#999', lw=.6, size='medium', h=None):
         "An array `[H, W, 3]` in [0, 1], with words above and below."
         h = h or w; shown = AxesImage(self.ax, extent=(x, x + w, y + h, y), origin='upper', interpolation='nearest', interpolation_stage='data')   # `imshow` would think about axes that we don't have
-        shown.set_data(np.round(pixels*255).astype('uint8')); self.ax.add_artist(shown); self.rectangle(x, y, w, h, fill=False, ec=frame, lw=lw)
+        shown.set_data(np.round(pixels*255).astype('uint8')); self.ax.add_artist(shown)
+        if frame: self.rectangle(x, y, w, h, fill=False, ec=frame, lw=lw)
         if title: self.say(x, y - .14, title, size)
         if below: self.say(x, y + h + .15, below, size)
     def bar(self, x, y, w, most, name='', least='0'):
@@ -64,7 +65,7 @@ class Still(Figure):
         for at, text, ha in ((x, least, 'left'), (x + w/2, name, 'center'), (x + w, f'{most:.3g}', 'right')): self.say(at, y + .29, text, 'small', ha=ha)
     def _repr_png_(self): return png_of(self)
 
-def picked_frame(yes): "What tells the picked one of several pictures from the others."; return dict(frame='#111', lw=3.5) if yes else {}
+def picked_frame(yes): "What tells the picked one of several dark pictures from the others."; return dict(frame='#111', lw=3.5) if yes else dict(frame=None)
 def png_of(fig)->bytes:
     "A figure as the bytes of a PNG file."
     out = io.BytesIO(); fig.savefig(out, format='png', dpi=fig.dpi, pil_kwargs=dict(compress_level=1))   # packing tightly takes longer than drawing
@@ -567,7 +568,7 @@ class Playground(Panel):
         one = plain(self.caption.value) or '(empty)'; words = one if not self.second.value else f'{one} → {plain(self.second.value)}, {self.between.value:.0%} of the way'
         top = .45 if full else 0
         if full: still.say(.1, .22, plain(words, 90), 'x-large', weight='bold')
-        for k, t in enumerate(self.names): still.image(.1 + .91*(k % 11), top + .35 + 1.13*(k//11), .8, colours[t], ('▶' if t == pick else '') + t, **picked_frame(t == pick), size='small')
+        for k, t in enumerate(self.names): still.image(.1 + .91*(k % 11), top + .35 + 1.13*(k//11), .8, colours[t], ('▶' if t == pick else '') + t, **(picked_frame(t == pick) if t != 'image' or t == pick else {}), size='small')
         y, side = top + 2.85, 3.1
         still.image(.1, y, side, colours[pick], f'{pick}: {self.taps[pick].shape[1]} × {self.taps[pick].shape[2]}, {len(self.taps[pick])} channels as 3 colours' if pick != 'image' else 'image: the picture itself')
         still.image(3.5, y, side, picture(self.image), 'The picture'); still.say(3.5, y + side + .08, in_lines(words, 38, 3), va='top')
