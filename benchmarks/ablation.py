@@ -13,13 +13,13 @@ from itertools import combinations
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from demo import judged
+from demo import bytes_of, judged
 from sdn_lite.all import LEVELS, DistillConfig, TextToImage, distill, load_emoji
 
 LEVEL_SETS = [s for n in (3, 2, 1) for s in combinations(LEVELS, n)]
 ROWS = [(levels, (1, 2)) for levels in LEVEL_SETS] + [(tuple(LEVELS), (1,)), (tuple(LEVELS), (2,))]
 
-def strip(pictures): return Image.fromarray(np.concatenate([p.mul(255).round().byte().permute(1, 2, 0).numpy() for p in pictures], 1))
+def strip(pictures): return Image.fromarray(np.concatenate(list(bytes_of(pictures)), 1))
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -7,7 +7,7 @@ Memory: the table has that many rows, each with its own file name, a link to one
 Speed: JPEG files of 500 x 375 pixels, as the birds have, made of a photograph that comes with matplotlib,
 read and resized to 64 px through a DataLoader. Prints one JSON line each.
 """
-import json, os, subprocess, sys, tempfile, time
+import json, subprocess, sys, tempfile, time
 from pathlib import Path
 
 def photograph():

@@ -6,14 +6,15 @@
 
 Trains four students with the same settings but for the text encoder and the pictures (small and all), or takes them
 from runs/words if they are there. The two with MiniLM are judged a second time with `recall`, which needs no training.
-The judge looks at captions seen in training, captions of each held-out split, and 60 paraphrases written by hand for pictures in train (paraphrases.csv); writes words.json and the pictures that
-`nbs/labs/words.ipynb` shows. About half an hour on two cores. An interrupted training is gone on with.
+The judge looks at captions seen in training, captions of each held-out split, and 60 paraphrases written by hand for
+pictures in train (paraphrases.csv). Writes words.json and the pictures that `nbs/labs/words.ipynb` shows. About half an hour on two cores. An interrupted training is gone on with.
 """
 import contextlib, csv, hashlib, io, json, sys
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
 from PIL import Image
 import judge
+from demo import bytes_of
 from sdn_lite.all import DistillConfig, TextToImage, distill, load_emoji
 
 TEXTS, RECALL, DATA = ('char-cnn-rnn', 'minilm'), (0, .1, .03), {'emoji-small': ('small', (18, 72)), 'emoji': ('all', (6, 34))}
@@ -29,8 +30,6 @@ def remembering(features):
 judge.features = remembering(judge.features)
 
 def splits_of(subset): return {s: load_emoji(subset, s) for s in ('train', 'valid', 'compositional', 'unseen') if (subset, s) != ('small', 'compositional')}
-
-def bytes_of(pictures): return pictures.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
 
 if __name__ == '__main__':
     if len(sys.argv) != 3: sys.exit(__doc__)
