@@ -22,6 +22,8 @@ def watch(command):
     if p.returncode: sys.exit(p.returncode)
     return time.monotonic() - start, peak/1e9
 
+def bytes_of(pictures): "Float `[N, 3, H, W]` in [0, 1] as the judge wants them: uint8 `[N, H, W, 3]`."; return pictures.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+
 def judged(draw, subset='small'):
     "`draw(captions) -> float [N, 3, H, W]`, judged on every split."
     from judge import retrieval
@@ -30,7 +32,7 @@ def judged(draw, subset='small'):
     real = np.concatenate([np.stack([ds.read(i).permute(1, 2, 0).numpy() for i in range(len(ds))]) for ds in splits.values()])
     out, first = {}, 0
     for name, ds in splits.items():
-        pics = draw([ds[i]['caption'] for i in range(len(ds))]).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+        pics = bytes_of(draw([ds[i]['caption'] for i in range(len(ds))]))
         with contextlib.redirect_stdout(io.StringIO()): out[name] = retrieval(pics, real, list(range(first, first + len(ds))))
         first += len(ds)
     return out

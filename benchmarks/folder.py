@@ -7,7 +7,7 @@ Memory: the table has that many rows, each with its own file name, a link to one
 Speed: JPEG files of 500 x 375 pixels, as the birds have, made of a photograph that comes with matplotlib,
 read and resized to 64 px through a DataLoader. Prints one JSON line each.
 """
-import json, os, subprocess, sys, tempfile, time
+import json, subprocess, sys, tempfile, time
 from pathlib import Path
 
 def photograph():
@@ -48,4 +48,4 @@ if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as tmp:
         folders = [make(Path(tmp)/str(n), n) for n in (1000, 6000, rows)]
         for folder in folders[::2]: print(subprocess.run([sys.executable, '-c', MEMORY, str(folder)], capture_output=True, text=True, check=True).stdout.strip(), flush=True)
-        print(json.dumps({f'pictures_a_second_{w}_workers': [speed(folders[1], w) for _ in range(3)] for w in (0, 2)}))
+        print(json.dumps({f'pictures_a_second_{w}_workers': [speed(folders[1], w) for _ in range(5)] for w in (0, 2)}))

@@ -41,7 +41,7 @@ def train_parser():
     docs = docments(DistillConfig)
     for f in fields(DistillConfig):
         kind = dict(metavar='LEVEL=WEIGHT', nargs='+') if f.name == 'levels' else dict(type=int, nargs=2, metavar=('I', 'II')) if f.name == 'epochs' else dict(type=f.type)
-        default = 'low=3 mid=1 high=0.5' if f.name == 'levels' else f.default
+        default = ' '.join(f'{k}={v:g}' for k, v in f.default_factory().items()) if f.name == 'levels' else f.default
         p.add_argument('--' + f.name.replace('_', '-'), default=argparse.SUPPRESS, help=f'{docs[f.name]} [{default}]'.replace('%', '%%'), **kind)
     return p
 

@@ -14,7 +14,6 @@ from itertools import count, islice
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote, urlsplit
 import numpy as np, torch
-from huggingface_hub.file_download import http_get
 from PIL import Image
 from torch.utils.data import IterableDataset
 from torchvision.datasets.utils import calculate_md5
@@ -33,6 +32,7 @@ def download(
     md5=None,  # its checksum: 32 hexadecimal digits; None: not checked
 )->Path:
     "Fetch a file, going on where an earlier try stopped. Raises `ValueError` for a wrong checksum; `OSError` without network or room."
+    from huggingface_hub.file_download import http_get                  # here, because it takes a tenth of a second
     folder, name = Path(folder), Path(unquote(urlsplit(url).path)).name
     if not name: raise ValueError(f'url={url!r} names no file: give the address of one file')
     file, part = folder/name, folder/f'{name}.part'

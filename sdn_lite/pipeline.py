@@ -16,7 +16,7 @@ from .student import Student
 from .stages import save_model
 
 # %% ../nbs/06_pipeline.ipynb #4a352092
-BUNDLED = ('emoji-small',)
+BUNDLED = ('emoji-small', 'emoji-small-minilm')
 
 class TextToImage(nn.Module, PyTorchModelHubMixin):
     "Captions -> pictures: a text encoder and a student."

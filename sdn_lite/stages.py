@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from .data import Captioned, check_size, load_emoji, load_folder, one_of, reason
 from .datasets import Stream, load_cub, load_flowers, load_stackgan, load_stream
 from .text import Precomputed, ScaledEncoder, get_text_encoder, text_vectors
-from .teacher import LEVELS, TEACHERS, get_teacher
+from .teacher import LEVEL_COLORS, LEVELS, TEACHERS, get_teacher
 from .student import INITS, Student, mirror
 from .losses import LevelLoss
 
@@ -228,14 +228,13 @@ def same_settings(config, saved, file):
 # %% ../nbs/05_stages.ipynb #f292983f
 def plot_log(log, ax, smooth=15):
     "Loss of each level over the steps; the border between the stages is marked."
-    colors = dict(low='#2b6cb0', mid='#c98a00', high='#b83280')
     step, stage = log['step'], log['stage']
     for level in LEVELS:
         for s in (1, 2):
             v = torch.tensor([x for x, st in zip(log[level], stage) if st == s]); t = [x for x, st in zip(step, stage) if st == s]
             if not len(v): continue
             k = min(smooth, len(v)); mean = v.unfold(0, k, 1).mean(1)
-            ax.plot(t[k-1:], mean, color=colors[level], lw=1.6, label=level if s == max(stage) else None)
+            ax.plot(t[k-1:], mean, color=LEVEL_COLORS[level], lw=1.6, label=level if s == max(stage) else None)
     if 1 in stage and 2 in stage:
         border = max(x for x, st in zip(step, stage) if st == 1)
         ax.axvline(border, color='#666', lw=1, ls='--')

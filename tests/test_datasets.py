@@ -64,7 +64,7 @@ def test_download_survives_a_broken_line(server, tmp_path):
 
 def test_what_came_stays_when_the_line_is_gone(server, tmp_path, monkeypatch):
     def cut(url, f, **kwargs): f.write(BODY[:1000]); raise TimeoutError('timed out')
-    monkeypatch.setattr(datasets, 'http_get', cut)
+    monkeypatch.setattr('huggingface_hub.file_download.http_get', cut)
     with pytest.raises(ConnectionError, match=r'birds\.tgz could not be fetched \(timed out\): run this again.*by hand.*put it at .*birds\.tgz$'): download(server.url(), tmp_path, md5(BODY))
     assert tree(tmp_path) == {'birds.tgz.part': BODY[:1000]}
     monkeypatch.undo()
@@ -104,7 +104,7 @@ def test_errors_of_the_network_are_one_sentence(server, tmp_path):
 
 def test_full_disk_is_one_line_and_keeps_what_came(server, tmp_path, monkeypatch):
     def full(url, f, **kwargs): f.write(b'abc'); raise OSError(errno.ENOSPC, 'No space left on device')
-    monkeypatch.setattr(datasets, 'http_get', full)
+    monkeypatch.setattr('huggingface_hub.file_download.http_get', full)
     with pytest.raises(OSError, match=r'no room on the disk for .*birds\.tgz: free some, then run this again$') as e: download(server.url(), tmp_path)
     assert e.value.errno == errno.ENOSPC and tree(tmp_path) == {'birds.tgz.part': b'abc'}
 

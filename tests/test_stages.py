@@ -132,6 +132,8 @@ BAD = [
     ('snapshots', -1, r'snapshots=-1: use a whole number'), ('snapshots', 1.5, r'snapshots=1\.5: use a whole number'),
     ('save_seconds', 'soon', r"save_seconds='soon': use a number of seconds"),
     ('plain', 1.5, r'plain=1\.5: use a share from 0 to 1'), ('plain', -.1, r'plain=-0\.1: use a share'), ('plain', 'half', r"plain='half': use a share"),
+    ('recall', -1, r'recall=-1: use a temperature such as 0\.03, or 0'), ('recall', 'x', r"recall='x': use a temperature"), ('recall', .03, r"recall=0\.03 works with sentence transformers"),
+    ('epoch_pictures', -1, r'epoch_pictures=-1: use a whole number'), ('data', 'stream:x.tar', r'has no end: say with epoch_pictures'),
 ]
 
 @pytest.mark.usefixtures('quick_report')

@@ -4,7 +4,7 @@
     python tools/build_assets.py emoji      # needs npm; about a minute
     python tools/build_assets.py teacher    # trains vgg19_lite on the bundled emoji
     python tools/build_assets.py text       # trains char-cnn-rnn against that teacher
-    python tools/build_assets.py model      # trains emoji-small, as `make demo` does
+    python tools/build_assets.py model      # trains emoji-small, as `make demo` does, and emoji-small-minilm
     python tools/build_assets.py all        # the four, in this order
 """
 import csv, json, subprocess, sys, tarfile, tempfile
@@ -112,17 +112,26 @@ def build_text():
     save_half(enc.state_dict(), ASSETS/'char_cnn_rnn.safetensors')
 
 
-def build_model():
-    "Exactly what `make demo` trains."
+def bundle(model, name):
+    "Write a `TextToImage` into the package, with 16-bit numbers."
     import shutil
-    from safetensors.torch import load_file
+    with tempfile.TemporaryDirectory() as tmp:
+        model.save_pretrained(tmp); (ASSETS/name).mkdir(exist_ok=True)
+        save_half(model.state_dict(), ASSETS/name/'model.safetensors')
+        shutil.copy(Path(tmp)/'config.json', ASSETS/name/'config.json')
+
+
+def build_model():
+    "Exactly what `make demo` trains; and the same with MiniLM, which is then told what it knows (`recall`)."
+    from sdn_lite.data import load_emoji
+    from sdn_lite.pipeline import TextToImage
     from sdn_lite.stages import DistillConfig, distill
     with tempfile.TemporaryDirectory() as tmp:
         run = distill(DistillConfig(out=f'{tmp}/demo'))
-        (ASSETS/'emoji-small').mkdir(exist_ok=True)
-        save_half(load_file(run.folder/'model/model.safetensors'), ASSETS/'emoji-small/model.safetensors')
-        shutil.copy(run.folder/'model/config.json', ASSETS/'emoji-small/config.json')
-        front_picture(run)
+        bundle(TextToImage.from_pretrained(run.folder), 'emoji-small'); front_picture(run)
+        words = TextToImage.from_pretrained(distill(DistillConfig(out=f'{tmp}/words', text='minilm')).folder)
+        words.encoder.known, words.encoder.recall = words.encoder([c[0] for c in load_emoji()._captions]), .03
+        bundle(words, 'emoji-small-minilm')
 
 
 def front_picture(run, n=9):
