@@ -17,13 +17,14 @@ class MeanAbsolute(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student, teacher):
         d = student - teacher
-        mean = d.abs().mean(dtype=torch.float32)
-        ctx.save_for_backward(d.sign_())
+        mean, ctx.dtype = d.abs().mean(dtype=torch.float32), student.dtype
+        # A compiler writes one byte for a sign at no cost; without one, that would be one more pass over the map
+        ctx.save_for_backward(d.sign().to(torch.int8) if torch.compiler.is_compiling() else d.sign_())
         return mean
     @staticmethod
     def backward(ctx, grad):
         sign, = ctx.saved_tensors
-        return sign*(grad/sign.numel()).to(sign.dtype), None     # the teacher's side needs no gradient
+        return (sign*(grad/sign.numel())).to(ctx.dtype), None     # the teacher's side needs no gradient
 
 @dataclass
 class LossReport:
@@ -46,6 +47,7 @@ class LevelLoss(nn.Module):
         self.taps = {t.name: t.level for t in teacher.taps}
         self.register_buffer('magnitudes', torch.ones(len(self.taps)))
         self.register_buffer('calibrated', torch.tensor(scale == 'raw'))
+        self.ready = scale == 'raw'        # the same for Python: asking a tensor would make a GPU wait at every step
 
     @torch.no_grad()
     def calibrate(self,
@@ -55,7 +57,7 @@ class LevelLoss(nn.Module):
         if self.scale == 'raw': return self
         sums = [torch.stack([b[t].float().abs().mean() for t in self.taps]) for b in batches]
         if not sums: raise ValueError('batches is empty: give at least one dict of teacher taps')
-        self.magnitudes.copy_(torch.stack(sums).mean(0).clamp_min(1e-8)); self.calibrated.fill_(True)
+        self.magnitudes.copy_(torch.stack(sums).mean(0).clamp_min(1e-8)); self.calibrated.fill_(True); self.ready = True
         return self
 
     def forward(self,
@@ -68,7 +70,9 @@ class LevelLoss(nn.Module):
                 if t not in taps: raise ValueError(f"tap {t!r} is missing in the {side}'s taps: use one of {', '.join(taps)}, or mirror the same teacher")
             if teacher_taps[t].shape != student_taps[t].shape:
                 raise ValueError(f'tap {t!r}: the teacher has the shape {list(teacher_taps[t].shape)}, the student {list(student_taps[t].shape)}; use the same batch and size')
-        if not self.calibrated: self.calibrate([teacher_taps])
+        if not self.ready:
+            if not self.calibrated: self.calibrate([teacher_taps])
+            self.ready = True
         taps = {t: MeanAbsolute.apply(student_taps[t], teacher_taps[t])/self.magnitudes[k] for k, t in enumerate(self.taps)}
-        levels = {l: sum((v for t, v in taps.items() if self.taps[t] == l), torch.zeros(())) for l in LEVELS}
+        levels = {l: sum((v for t, v in taps.items() if self.taps[t] == l), self.magnitudes.new_zeros(())) for l in LEVELS}
         return LossReport(taps, levels, sum(self.weights[l]*v for l, v in levels.items()))
