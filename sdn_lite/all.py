@@ -5,5 +5,6 @@ from .text import *
 from .teacher import *
 from .student import *
 from .losses import *
+from .speed import *
 from .stages import *
 from .pipeline import *

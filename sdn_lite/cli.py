@@ -33,10 +33,11 @@ def train_parser():
     "Options for every field of `DistillConfig`."
     from dataclasses import fields
     from fastcore.docments import docments
-    from sdn_lite.stages import DistillConfig
+    from sdn_lite.stages import PAPERS, DistillConfig
     p = Parser('sdn_train', description='Train a text-to-image student through Stage-I and Stage-II.',
-               epilog='Examples: sdn_train --out runs/first    sdn_train --data my_pictures --out runs/mine    sdn_train --resume runs/first')
+               epilog='Examples: sdn_train --out runs/first    sdn_train --data my_pictures --out runs/mine    sdn_train --paper cub --data stackgan:birds    sdn_train --resume runs/first')
     p.add_argument('--resume', metavar='RUN', help='go on with this run folder; its own settings are used')
+    p.add_argument('--paper', choices=PAPERS, help="start from the paper's settings for this set; options given beside it replace them; needs --data stackgan:PATH unless the set lies in ./birds or ./flowers")
     p.add_argument('--quiet', action='store_true', help='no progress bars')
     docs = docments(DistillConfig)
     for f in fields(DistillConfig):
@@ -61,10 +62,10 @@ def sdn_train(argv=None):
     "Command: train both stages and write a run folder."
     p = train_parser(); given = vars(p.parse_args(argv))
     from sdn_lite.stages import DistillConfig, distill
-    resume, quiet = given.pop('resume'), given.pop('quiet')
-    if resume and given: p.error(f"--resume goes on with the run's own settings: leave --{next(iter(given)).replace('_', '-')} out")
+    resume, quiet, paper = given.pop('resume'), given.pop('quiet'), given.pop('paper')
+    if resume and (paper or given): p.error(f"--resume goes on with the run's own settings: leave --{'paper' if paper else next(iter(given)).replace('_', '-')} out")
     if 'levels' in given: given['levels'] = level_weights(given['levels'])
-    run = distill(resume if resume else DistillConfig(**given), progress=not quiet)
+    run = distill(resume or (DistillConfig.paper(paper, **given) if paper else DistillConfig(**given)), progress=not quiet)
     if not run.finished: return 130
     print(f'Finished: {run.folder}/report.png shows the result. Draw with: sdn_generate "a red apple" --model {run.folder}')
 

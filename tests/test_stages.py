@@ -127,6 +127,7 @@ BAD = [
     ('scale', 'log', r"scale='log' is unknown: use one of 'calibrated', 'raw'"),
     ('levels', {'middle': 1.}, r"level='middle' is unknown: use one of 'low', 'mid', 'high'"), ('levels', {'low': 'x'}, r"level.*'x'"), ('levels', 1., r'levels=1\.0'),
     ('seed', 'x', r"seed='x': use a whole number of at least 0"), ('seed', 1.5, r'seed=1\.5: use a whole number'),
+    ('speed', 'warp', r"speed='warp' is unknown: use one of 'auto', 'plain'"),
     ('precision', 'fp8', r"precision='fp8' is unknown: use one of 'auto', 'no', 'bf16', 'fp16'"),
     ('workers', -1, r'workers=-1: use a whole number'), ('workers', 'x', r"workers='x': use a whole number"),
     ('snapshots', -1, r'snapshots=-1: use a whole number'), ('snapshots', 1.5, r'snapshots=1\.5: use a whole number'),
