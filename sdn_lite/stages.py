@@ -46,7 +46,7 @@ class DistillConfig:
     fc_dim: int = 512                # width of the student's fc7 and fc6
     init: str = 'mirror'             # the student's first weights: 'mirror' | 'scaled' | 'paper'
     epochs: tuple = (18, 72)         # of Stage-I and Stage-II
-    batch: int = 16
+    batch: int = 16                  # pictures in a step, over all processes
     lr: float = 1.5e-3               # highest learning rate
     plain: float = None              # share of the time that a picture comes with its first caption; None: as the data says
     schedule: str = 'onecycle'       # 'onecycle' | 'constant' (the paper, with lr=1e-4)
@@ -141,8 +141,11 @@ def first_vectors(enc, ds, idxs)->torch.Tensor:
 
 class Batches:
     "Index lists for one epoch, from a seed; of nearly equal length, so that no picture is left out and no batch is tiny."
-    def __init__(self, n, batch, rank=0, world=1): self.n, self.count, self.rank, self.world, self.seed, self.skip = n, -(-n//batch), rank, world, 0, 0
+    def __init__(self, n, batch, rank=0, world=1):
+        self.n, self.count, self.rank, self.world, self.seed, self.skip = n, -(-n//batch), rank, world, 0, 0
+        if n//self.count < world: raise ValueError(f'batch={batch!r} would leave one of the {world} processes without a picture: use a batch of at least {2*world}, and as many pictures')
     def __len__(self): return self.count - self.skip
+    def size(self, k): "How many pictures batch number `k` holds, over all processes."; return self.n//self.count + (k < self.n % self.count)
     def __iter__(self):
         order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed))
         for b in order.tensor_split(self.count)[self.skip:]: yield b[self.rank::self.world].tolist()
@@ -151,7 +154,7 @@ class Indexed:
     "Batches (uint8 pictures, text vectors) of a dataset that can be asked for any picture: each once an epoch."
     def __init__(self, ds, enc, config, rank=0, world=1):
         self.ds, self.pairs, self.batches, self.plain = ds, Pairs(ds, enc), Batches(len(ds), config.batch, rank, world), config.plain
-        self.loader, self.count = DataLoader(self.pairs, batch_sampler=self.batches, num_workers=config.workers), self.batches.count
+        self.loader, self.count = DataLoader(self.pairs, batch_sampler=self.batches, num_workers=config.workers), self.batches.count; self.size = self.batches.size
     def epoch(self, seed, skip=0):
         "The batches of one epoch from number `skip` on; their order follows from `seed`."
         self.batches.seed, self.batches.skip = seed, skip; self.pairs.choose(seed + 1, self.plain)
@@ -163,7 +166,7 @@ class Streamed:
         self.ds = stream.sample(min(512, config.epoch_pictures))         # to look at: to calibrate, to show
         Pairs(self.ds, enc)                                              # the encoder learns its scale
         self.stream, self.enc, self.rank, self.world, self.workers = stream, enc, rank, world, config.workers
-        self.batch, self.count = max(1, config.batch//world), max(1, config.epoch_pictures//config.batch)
+        self.batch, self.count = max(1, config.batch//world), max(1, config.epoch_pictures//config.batch); self.size = lambda k: self.batch*world
     def epoch(self, seed, skip=0):
         loader = DataLoader(self.stream.order(seed, self.rank, self.world), batch_size=self.batch, num_workers=self.workers)
         for b in islice(loader, skip, self.count): yield b['image'].mul(255).round().byte(), self.enc(b['caption'])
@@ -296,9 +299,10 @@ class Log:
         kept = [r for r in csv.reader(file.open(encoding='utf-8', newline='')) if r[0].isdigit() and int(r[0]) <= step] if file.is_file() else []
         with replacing(file) as p, p.open('w', newline='', encoding='utf-8') as f: csv.writer(f).writerows([LOG, *kept])
 
-    def add(self, stage, report, images):
+    def add(self, stage, report, images, over=lambda x: x):
+        "`over` makes this process's losses those of all processes."
         self.step += 1; self.seen += images
-        self.rows.append((self.step, stage, torch.stack([report.total.detach(), *(v.detach() for v in report.levels.values())])))
+        self.rows.append((self.step, stage, over(torch.stack([report.total.detach(), *(v.detach() for v in report.levels.values())]))))
 
     def flush(self, config):
         "Write what was collected. Raises `FloatingPointError` naming stage, step and level."
@@ -368,8 +372,9 @@ def distill(
     if 'ACCELERATE_MIXED_PRECISION' not in os.environ: AcceleratorState._reset_state()   # a notebook may change the precision between runs
     acc = Accelerator(mixed_precision=pick_precision(config.precision, config.speed))
     batches = (Streamed if isinstance(train, Stream) else Indexed)(train, enc, config, acc.process_index, acc.num_processes); train = batches.ds
-    run = open_run(config, resume)
-    if run.finished: return write_report(run, train, held, enc)
+    run = open_run(config, resume) if acc.is_main_process else None
+    acc.wait_for_everyone(); run = run or Run(config.out)
+    if run.finished: return write_report(run, train, held, enc) if acc.is_main_process else run
 
     torch.manual_seed(config.seed)
     student, loss = mirror(teacher, enc.dim, config.fc_dim, config.size, config.init), LevelLoss(teacher, config.levels, config.scale)
@@ -410,8 +415,9 @@ def distill(
                         else:
                             with torch.no_grad(): real = teacher(images)
                             report = loss(real, drawn_taps(stage, teacher, student, z))
-                    acc.backward(report.total); opt.step(); opt.zero_grad(); sched.step()
-                    log.add(stage, report, len(images)*acc.num_processes); bar.update()
+                    share = len(images)*acc.num_processes/batches.size(batch - 1)    # 1, unless a batch can't be dealt out evenly
+                    with acc.accumulate(student): acc.backward(report.total*share); opt.step(); opt.zero_grad()
+                    sched.step(); log.add(stage, report, batches.size(batch - 1), lambda x: x if alone else acc.reduce(x*share, 'mean')); bar.update()
                     done = epoch*batches.count + batch
                     if log.step % 10 == 0:
                         log.flush(config); bar.set_postfix({l: f'{log.last[l]:.2f}' for l in LEVELS})
@@ -420,7 +426,8 @@ def distill(
                         log.flush(config)
                         with torch.no_grad(), replacing(run.folder/f'samples/step_{log.step:06}.png') as p: save_image(bare(shown).float().clamp(0, 1), p, nrow=8, format='png')
                         if callback: callback(run, stage, log.step, bare)
-                    if stopped:
+                    # Several processes have to stop at the same step, or some would wait for the others for ever
+                    if stopped if alone else log.step % 10 == 0 and acc.reduce(torch.tensor(float(len(stopped)), device=acc.device)) > 0:
                         checkpoint(epoch, batch); bar.close()
                         if acc.is_main_process: print(f'Stopped in {STAGES[stage]} at step {log.step}, nothing is lost. Go on with: sdn_train --resume {run.folder}')
                         return run

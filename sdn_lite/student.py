@@ -59,7 +59,7 @@ class Student(nn.Module):
         out = [('pool5', x)]
         for step in self.plan:
             x = F.interpolate(x, scale_factor=2., mode='nearest') if step.kind == 'upsample' else self.convs[step.makes](x)
-            if step.kind == 'conv' and step.makes != 'image': x = F.relu(x)
+            if step.kind == 'conv' and step.makes != 'image': x = F.relu(x, inplace=True)      # one map less to keep
             out.append((step.makes, x))
         return dict(reversed(out)) if taps else x
 
