@@ -101,7 +101,7 @@ def measure(a, batch, names, rounds, steps, stage=2):
         make, allow = variants(a)[name]; tf32(allow)
         try:
             begin = time.monotonic(); step = make(a, batch, images, z); torch.backends.cudnn.benchmark = name not in ('strict', 'default')
-            first = [step(stage).item() for _ in range(4)]; wait(a)
+            first = [step(stage).item() for _ in range(4 if a.device.type == 'cuda' else 1)]; wait(a)
             if a.device.type == 'cuda':
                 torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats(); before = torch.cuda.memory_allocated(); step(stage); wait(a)
                 out[name] = dict(peak_allocated=torch.cuda.max_memory_allocated(), reserved=torch.cuda.max_memory_reserved())
@@ -164,6 +164,8 @@ def arguments():
     p.add_argument('folder'); p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     p.add_argument('--teacher', default='vgg19'); p.add_argument('--size', type=int); p.add_argument('--batches', type=int, nargs='+')
     p.add_argument('--text-dim', type=int); p.add_argument('--fc-dim', type=int); p.add_argument('--rounds', type=int, default=5); p.add_argument('--steps', type=int)
+    p.add_argument('--sides', nargs='+', help='measure these only')
+    p.add_argument('--no-memory', action='store_true', help="don't start further processes to measure memory (CPU)")
     p.add_argument('--curves', action='store_true', help='compare the losses of 200 steps, too')
     p.add_argument('--minutes', type=float, default=6, help='no new row is begun after this time')
     a = p.parse_args(); a.device = torch.device(a.device); gpu = a.device.type == 'cuda'
@@ -182,14 +184,14 @@ def main():
     result['flops_per_picture'] = {stage: flops_of(lambda: shapes(stage)) for stage in (1, 2)}
     say(f'{name}, torch {torch.__version__}; operations for a picture: {result["flops_per_picture"]}')
     slot = folder/f'throughput_{a.device.type}_{a.teacher}_{a.size}'
-    every = list(variants(a))
+    every = [n for n in variants(a) if not a.sides or n in a.sides]
     few = [n for n in every if n in ('strict', 'default', 'compiled')]
     todo = [(b, 2, every if b == a.batches[0] or b == 12 or not gpu else few) for b in a.batches] + [(b, 1, every if not gpu else few) for b in a.batches[:2]]
     save = lambda: (slot.with_suffix('.json').write_text(json.dumps(result, indent=1)), slot.with_suffix('.md').write_text(table(result)))
     for k, (batch, stage, names) in enumerate(todo):
         if time.monotonic() - START > a.minutes*60: say(f'no time for batch {batch}, stage {stage}'); continue
         row = dict(batch=batch, stage=stage, sides=measure(a, batch, names, a.rounds, a.steps, stage)); result['rows'].append(row)
-        if not gpu and stage == 2: row['memory'] = {n: memory_of(a, n, batch) for n in names}
+        if not gpu and stage == 2 and not a.no_memory: row['memory'] = {n: memory_of(a, n, batch) for n in names}
         save()
         if k == min(1, len(todo) - 1) and a.curves:
             try: result['curves'] = curves(a, 'compiled' if 'compiled' in every else every[-1]); say(f"curves: {result['curves']['worst']:.2%} at most")
