@@ -48,13 +48,17 @@ class Student(nn.Module):
             else: nn.init.kaiming_normal_(m.weight, nonlinearity='relu')
             nn.init.zeros_(m.bias)
 
+    def high(self, z):
+        "The deepest tap, `[B, *top]`: all that the linear layers do."
+        return self.pool5(F.relu(self.fc6(F.relu(self.fc7(z))))).relu().view(-1, *self.top)
+
     def forward(self,
         z,          # text vectors, float [B, text_dim]
         taps=False, # return every tap instead of the image alone
     ):
         "The image, float `[B, 3, size, size]` (not clamped), or every tap under its teacher's name, 'image' first."
         if z.ndim != 2 or z.shape[1] != self.text_dim: raise ValueError(f'z has the shape {list(z.shape)}: use [batch, {self.text_dim}], what the text encoder gives')
-        x = self.pool5(F.relu(self.fc6(F.relu(self.fc7(z))))).relu().view(-1, *self.top)
+        x = self.high(z)
         if self.fc7.weight.is_cpu: x = x.contiguous(memory_format=torch.channels_last)   # faster on CPUs: benchmarks/step.py
         out = [('pool5', x)]
         for step in self.plan:

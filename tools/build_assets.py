@@ -4,8 +4,10 @@
     python tools/build_assets.py emoji      # needs npm; about a minute
     python tools/build_assets.py teacher    # trains vgg19_lite on the bundled emoji
     python tools/build_assets.py text       # trains char-cnn-rnn against that teacher
+    python tools/build_assets.py words      # asks MiniLM for its word list; in an environment of its own: pip install 'sdn_lite[text]' 'model2vec[distill]'
     python tools/build_assets.py model      # trains emoji-small, as `make demo` does, and emoji-small-minilm
-    python tools/build_assets.py all        # the four, in this order
+    python tools/build_assets.py emoji-model  # trains emoji, on all pictures: two hours on 2 cores; goes on where it was stopped
+    python tools/build_assets.py all        # the six, in this order
 """
 import csv, json, subprocess, sys, tarfile, tempfile
 from pathlib import Path
@@ -112,6 +114,20 @@ def build_text():
     save_half(enc.state_dict(), ASSETS/'char_cnn_rnn.safetensors')
 
 
+def build_words():
+    "MiniLM's vector of every entry in its word list, 256 main directions, 8-bit numbers. The rarer the word, the more it counts (Arora et al. 2017)."
+    import shutil
+    from model2vec.distill import distill
+    from sdn_lite.text import find_minilm
+    with tempfile.TemporaryDirectory() as tmp:
+        distill(str(find_minilm()), pca_dims=256, sif_coefficient=1e-4, quantize_to='int8', device='cpu').save_pretrained(tmp)
+        about = json.loads((Path(tmp)/'config.json').read_text()) | dict(tokenizer_name='sentence-transformers/all-MiniLM-L6-v2')   # not a path of this machine
+        folder = ASSETS/'static-minilm'; folder.mkdir(exist_ok=True)
+        for f in ('model.safetensors', 'tokenizer.json'): shutil.copyfile(Path(tmp)/f, folder/f)
+        (folder/'config.json').write_text(json.dumps(about, indent=1) + '\n')
+    print(f'static-minilm: {(folder/"model.safetensors").stat().st_size/1e6:.2f} MB')
+
+
 def bundle(model, name):
     "Write a `TextToImage` into the package, with 16-bit numbers."
     import shutil
@@ -134,6 +150,16 @@ def build_model():
         bundle(words, 'emoji-small-minilm')
 
 
+EMOJI = dict(data='emoji', text='static', fc_dim=1024, batch=8, lr=7e-4, warmup=3000, epochs=(20, 105))   # of the released model
+
+def build_emoji_model(folder='runs/emoji'):
+    "The released model. A run that was stopped goes on."
+    from sdn_lite.pipeline import TextToImage
+    from sdn_lite.stages import DistillConfig, distill
+    run = distill(DistillConfig(out=folder, **EMOJI), resume=Path(folder, 'config.json').is_file())
+    bundle(TextToImage.from_pretrained(run.folder), 'emoji')
+
+
 def front_picture(run, n=9):
     "The picture of the front page: every ninth part of the training captions, not a choice of the best."
     import matplotlib.pyplot as plt, textwrap, torch
@@ -152,6 +178,7 @@ def front_picture(run, n=9):
 
 
 if __name__ == '__main__':
-    jobs = dict(emoji=build_emoji, teacher=build_teacher, text=build_text, model=build_model)
+    jobs = dict(emoji=build_emoji, teacher=build_teacher, text=build_text, words=build_words, model=build_model)
+    jobs['emoji-model'] = build_emoji_model
     if len(sys.argv) != 2 or sys.argv[1] not in [*jobs, 'all']: sys.exit(__doc__)
     for name in jobs if sys.argv[1] == 'all' else [sys.argv[1]]: jobs[name]()
