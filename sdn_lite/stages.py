@@ -34,8 +34,8 @@ class DistillConfig:
     "All settings of a run. Raises `ValueError` for one that can't work."
     data: str = 'emoji-small'        # 'emoji-small' | 'emoji' | a folder with pictures and metadata.csv | 'cub:PATH' | 'flowers:PATH' | 'stackgan:PATH' | 'stream:SHARDS'
     out: str = 'runs/first'          # the run folder to write
-    text: str = 'char-cnn-rnn'       # text encoder: 'char-cnn-rnn' | 'minilm' | 'precomputed' | a path
-    recall: float = 0.               # temperature at which a sentence transformer's vectors are drawn to known ones; 0: not at all
+    text: str = 'char-cnn-rnn'       # text encoder: 'char-cnn-rnn' | 'static' | 'minilm' | 'precomputed' | a path
+    recall: float = 0.               # temperature at which a text vector is drawn to known ones; not for 'char-cnn-rnn'; 0: not at all
     teacher: str = 'vgg19_lite'      # see `get_teacher`
     teacher_weights: str = 'default' # 'default' | None | path
     pool: str = 'avg'                # the teacher's pools: 'avg' | 'max'
@@ -117,7 +117,7 @@ def text_encoder_for(config, ds):
     if isinstance(enc, Precomputed):
         if not hasattr(ds, 'vectors'): raise ValueError("text='precomputed' needs data that comes with text vectors, such as data='stackgan:PATH': use it, or text='char-cnn-rnn'")
         enc = Precomputed(ds.vectors(0).shape[1])
-    if config.recall and not isinstance(enc, ScaledEncoder): raise ValueError(f"recall={config.recall!r} works with sentence transformers: use text='minilm', or recall=0")
+    if config.recall and not isinstance(enc, ScaledEncoder): raise ValueError(f"recall={config.recall!r} works with the text encoders 'static', 'minilm', 'precomputed' and folders: use one of them, or recall=0")
     enc.recall = config.recall
     return enc
 
@@ -346,7 +346,7 @@ def warm_up(
         real = torch.cat([teacher(read(idx))[deepest] for idx in which.split(64)])
     size = real.abs().mean().clamp_min(1e-8)
     layers = [p for name, p in student.named_parameters() if not name.startswith('convs.')]
-    opt = torch.optim.Adam(layers, 2e-3, betas=(.9, .99)); sched = torch.optim.lr_scheduler.OneCycleLR(opt, 2e-3, total_steps=config.warmup + 1, pct_start=.2)
+    opt = torch.optim.Adam(layers, 2e-3, betas=(.9, .99), fused=device.type in ('cpu', 'cuda')); sched = torch.optim.lr_scheduler.OneCycleLR(opt, 2e-3, total_steps=config.warmup + 1, pct_start=.2)
     gen, order, losses = torch.Generator().manual_seed(config.seed), torch.zeros(0, dtype=torch.long), []
     for step in tqdm(range(config.warmup), desc='warm-up', disable=not progress):
         if not len(order): order = torch.randperm(n, generator=gen); pairs.choose(config.seed + step, config.plain)

@@ -278,7 +278,7 @@ class StaticEncoder(ScaledEncoder):
             try: self._model.append(StaticModel.from_pretrained(self.folder))
             except Exception as e: raise ValueError(f'{self.folder} cannot be read as a model2vec model ({reason(e)}): copy the whole folder again') from None
         return self._model[0]
-    def raw(self, captions): return torch.from_numpy(self.model.encode([plain(c) for c in captions], show_progress_bar=False, use_multiprocessing=False)).float()
+    def raw(self, captions): return torch.from_numpy(self.model.encode([plain(c).encode('utf-8', 'replace').decode() for c in captions], show_progress_bar=False, use_multiprocessing=False)).float()
     @property
     def config(self): return dict(name='static', source=self.source, recall=self.recall, known=len(self.known))
     @property

@@ -59,7 +59,7 @@ def test_help_names_every_option(command, tmp_path):
         assert all('--' + f.name.replace('_', '-') in r.stdout for f in fields(DistillConfig))
 
 
-QUICK = ['--size', 32, '--fc-dim', 32, '--batch', 8, '--snapshots', 1]
+QUICK = ['--size', 32, '--warmup', 3, '--fc-dim', 32, '--batch', 8, '--snapshots', 1]
 
 
 def test_train_stops_at_ctrl_c_and_goes_on(pictures, tmp_path):

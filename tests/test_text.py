@@ -246,3 +246,36 @@ def test_a_run_on_ready_vectors_needs_data_that_has_them(tiny):
 def test_an_encoder_is_built_again_from_its_config(enc):
     again = build_text_encoder(json.loads(json.dumps(enc.config)))
     again.load_state_dict(enc.state_dict()); assert type(again) is type(enc) and again.dim == enc.dim
+
+
+# ---------------------------------------------------------------- the word list
+
+def test_static_knows_words_not_their_order():
+    static = get_text_encoder('static').eval()
+    z = static(['a red apple', 'apple red a', 'red apple', '\U0001f34e', 'crimson', 'red', 'spanner'])
+    assert torch.allclose(z[0], z[1], atol=1e-6) and torch.allclose(z[2], z[3], atol=1e-6)          # an emoji is read by its name
+    assert z[4] @ z[5] > z[4] @ z[6] + .1                                                           # crimson is more like red than like a spanner
+
+@pytest.mark.parametrize('text', STRINGS.values(), ids=STRINGS)
+def test_static_reads_any_string(text): assert get_text_encoder('static')([text]).isfinite().all()
+
+def test_static_is_read_from_any_folder_of_model2vec(tmp_path):
+    import shutil; from sdn_lite.data import ASSETS
+    folder = shutil.copytree(ASSETS/'static-minilm', tmp_path/'list'); enc = get_text_encoder(folder)
+    assert enc.config == dict(name='static', source=str(folder), recall=0., known=0) and torch.equal(enc(['a cat']), get_text_encoder('static')(['a cat']))
+    (folder/'tokenizer.json').unlink()
+    with pytest.raises(ValueError, match='cannot be read as a model2vec model'): get_text_encoder(folder)(['a cat'])
+    (folder/'model.safetensors').write_bytes(b'nonsense')
+    with pytest.raises(ValueError, match='cannot be read as a model2vec model'): get_text_encoder(folder)
+
+def test_static_asks_nothing_of_the_network(monkeypatch):
+    import socket
+    monkeypatch.setattr(socket.socket, 'connect', lambda *a: pytest.fail('a connection was tried'))
+    assert get_text_encoder('static')(['a red apple']).shape == (1, 256)
+
+def test_a_static_run_is_a_model_without_the_word_list(tiny, quick_report):
+    from sdn_lite.pipeline import TextToImage
+    from sdn_lite.stages import distill
+    run = distill(tiny(text='static', recall=.03), progress=False); t2i = TextToImage.from_pretrained(run.folder)
+    assert type(t2i.encoder).__name__ == 'StaticEncoder' and len(t2i.encoder.known) and t2i('a red square').size == (32, 32)
+    assert (run.folder/'model/model.safetensors').stat().st_size < 1e6
