@@ -278,4 +278,4 @@ def test_a_static_run_is_a_model_without_the_word_list(tiny, quick_report):
     from sdn_lite.stages import distill
     run = distill(tiny(text='static', recall=.03), progress=False); t2i = TextToImage.from_pretrained(run.folder)
     assert type(t2i.encoder).__name__ == 'StaticEncoder' and len(t2i.encoder.known) and t2i('a red square').size == (32, 32)
-    assert (run.folder/'model/model.safetensors').stat().st_size < 1e6
+    assert (run.folder/'model/model.safetensors').stat().st_size < 6e6        # the word list has 7.6 MB
