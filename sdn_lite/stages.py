@@ -349,6 +349,7 @@ def distill(
     if not isinstance(config, DistillConfig): config, resume = replace(Run(config).config, out=str(config)), True
     train, held = load_data(config.data, config.size)
     if not isinstance(train, Stream) and not len(train): raise ValueError(f'data={config.data!r} has no picture to train on: add some (one in ten is held out)')
+    torch.manual_seed(config.seed)                                                       # a teacher with random weights is the same for every process, and when the run goes on
     enc, teacher = text_encoder_for(config, train), get_teacher(config.teacher, config.teacher_weights, config.pool)
     with torch.no_grad(): teacher(torch.zeros(1, 3, config.size, config.size))          # some of timm's networks read one size only: say so before a folder is written
     if 'ACCELERATE_MIXED_PRECISION' not in os.environ: AcceleratorState._reset_state()   # a notebook may change the precision between runs

