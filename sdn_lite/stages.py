@@ -37,7 +37,7 @@ class DistillConfig:
     text: str = 'char-cnn-rnn'       # text encoder: 'char-cnn-rnn' | 'static' | 'minilm' | 'precomputed' | a path
     recall: float = 0.               # temperature at which a text vector is drawn to known ones; not for 'char-cnn-rnn'; 0: not at all
     teacher: str = 'vgg19_lite'      # see `get_teacher`
-    teacher_weights: str = 'default' # 'default' | None | path
+    teacher_weights: str = 'default' # 'default' | None | path | for timm also the name of a package with weights
     pool: str = 'avg'                # the teacher's pools: 'avg' | 'max'
     size: int = 64                   # side of the pictures in pixels, divisible by 32
     fc_dim: int = 512                # width of the student's fc7 and fc6
@@ -60,7 +60,7 @@ class DistillConfig:
     def __post_init__(self):
         for name in ('data', 'out', 'text', 'teacher_weights'):                            # a Path is as good as a string
             if getattr(self, name) is not None: setattr(self, name, os.fspath(getattr(self, name)))
-        for name, choices in dict(teacher=TEACHERS, pool=('avg', 'max'), init=INITS, schedule=('onecycle', 'constant'),
+        for name, choices in dict(teacher=(*TEACHERS, self.teacher if str(self.teacher).startswith('timm/') else 'timm/NAME'), pool=('avg', 'max'), init=INITS, schedule=('onecycle', 'constant'),
                                   scale=('calibrated', 'raw'), precision=('auto', 'no', 'bf16', 'fp16')).items(): one_of(name, getattr(self, name), choices)
         check_size(self.size)
         whole = lambda v, least: isinstance(v, int) and not isinstance(v, bool) and v >= least
@@ -378,7 +378,9 @@ def distill(
     if not isinstance(config, DistillConfig): config, resume = replace(Run(config).config, out=str(config)), True
     train, held = load_data(config.data, config.size)
     if not isinstance(train, Stream) and not len(train): raise ValueError(f'data={config.data!r} has no picture to train on: add some (one in ten is held out)')
+    torch.manual_seed(config.seed)                                                       # a teacher with random weights is the same for every process, and when the run goes on
     enc, teacher = text_encoder_for(config, train), get_teacher(config.teacher, config.teacher_weights, config.pool)
+    with torch.no_grad(): teacher(torch.zeros(1, 3, config.size, config.size))          # some of timm's networks read one size only: say so before a folder is written
     if 'ACCELERATE_MIXED_PRECISION' not in os.environ: AcceleratorState._reset_state()   # a notebook may change the precision between runs
     acc = Accelerator(mixed_precision=pick_precision(config.precision))
     batches = (Streamed if isinstance(train, Stream) else Indexed)(train, enc, config, acc.process_index, acc.num_processes); train = batches.ds

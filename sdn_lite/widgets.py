@@ -36,7 +36,7 @@ def plain(text, most=60):
     return text if len(text) <= most else text[:most - 1] + '…'
 
 def picture(x): "Float `[3, H, W]` as an array that can be drawn."; return x.detach().float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-def tap_map(x): "One tap `[C, H, W]` as a map `[H, W]`: the mean over its channels."; return x.detach().float().mean(0).cpu().numpy()
+def tap_map(x): "One tap `[C, H, W]` as a map `[H, W]`: the mean size of its channels' values."; return x.detach().float().abs().mean(0).cpu().numpy()
 def heat(m, most): "A map `[H, W]` as colours: 0 is dark, `most` is bright."; return colormaps['magma'](np.clip(m/(most or 1), 0, 1))[..., :3]
 
 class Still(Figure):
@@ -188,8 +188,8 @@ class TeacherExplorer(Panel):
         self.teacher, self.images = teacher, some_pictures(images)
         self.which = labelled(widgets.Dropdown, 'picture', 'The picture that the teacher looks at', options=choices(captions, len(images)))
         self.channel = labelled(widgets.ToggleButtons, 'channel', 'One of the strongest channels of this tap', style=dict(description_width='initial', button_width='5em'))
-        # How strongly each picture excites each channel: its mean over the positions
-        seen = [{t: x.mean((2, 3)) for t, x in teacher(images[k:k+64]).items()} for k in range(0, len(images), 64)]
+        # How strongly each picture excites each channel: the mean size of its answers; behind a ReLU that is their mean
+        seen = [{t: x.abs().mean((2, 3)) for t, x in teacher(images[k:k+64]).items()} for k in range(0, len(images), 64)]
         self.means = {t: torch.cat([s[t] for s in seen]) for t in seen[0]}
         self.tower = Tower(teacher.taps)
         self.look(); self.strongest()
@@ -197,7 +197,7 @@ class TeacherExplorer(Panel):
         super().__init__([self.which, self.channel], [self.tower])
 
     @torch.no_grad()
-    def look(self, *_): i = self.which.value; self.taps = {t: x[0] for t, x in self.teacher(self.images[i:i+1]).items()}
+    def look(self, *_): i = self.which.value; self.taps = {t: x[0].abs() for t, x in self.teacher(self.images[i:i+1]).items()}
     def strongest(self, *_):
         "Offer the tap's strongest channels, and show the first."
         best = self.means[self.tower.picked][self.which.value]; best = best.topk(min(8, len(best))).indices.tolist()
@@ -238,7 +238,7 @@ class SymmetryViewer(Panel):
         some_pictures(images)
         if len(z) != len(images): raise ValueError(f'z holds {len(z)} text vectors for {len(images)} pictures: give one a picture')
         if images.shape[2] != student.size: raise ValueError(f'images are {images.shape[2]} px and the student draws {student.size} px: load them with size={student.size}')
-        if teacher.blocks != student.blocks: raise ValueError('student mirrors another teacher: use the teacher that it was made from')
+        if teacher.taps != student.mirrors: raise ValueError('student mirrors another teacher: use the teacher that it was made from')
         self.teacher, self.student, self.images, self.z = teacher, student, images, z
         self.loss = LevelLoss(teacher).calibrate([teacher(images[:64])])
         self.which = labelled(widgets.Dropdown, 'picture', 'The picture, and the caption that the student draws', options=choices(captions, len(images)))
@@ -536,12 +536,12 @@ class Playground(Panel):
         some = [known.captions(k*len(known)//12)[0] for k in range(12)] if known is not None else None
         # Fixed directions, so that a colour means the same for every caption
         self.axes = tap_axes(t2i.student.taps(t2i.encoder(some) if some else torch.randn(12, t2i.student.text_dim, generator=torch.Generator().manual_seed(0))))
-        self.names = ['pool5', *(s.makes for s in t2i.student.plan)]
+        self.names = [t.name for t in t2i.student.mirrors[::-1]]
         wide = widgets.Layout(width='420px')
         self.caption = labelled(widgets.Text, 'caption', 'What to draw', value=caption, layout=wide)
         self.second = labelled(widgets.Text, 'second caption', 'What to blend it with; may stay empty', placeholder='nothing', layout=wide)
         self.between = labelled(widgets.FloatSlider, 'between', 'From the first caption (0) to the second (1)', min=0, max=1, step=.05, disabled=True)
-        self.layer = labelled(widgets.SelectionSlider, 'layer', 'The student\'s tap that is shown large', options=self.names, value='conv3_1' if 'conv3_1' in self.names else 'pool1')
+        self.layer = labelled(widgets.SelectionSlider, 'layer', 'The student\'s tap that is shown large', options=self.names, value='conv3_1' if 'conv3_1' in self.names else self.names[len(self.names)//2])
         self.play = labelled(widgets.Play, 'play', 'Show one tap after the other', min=0, max=len(self.names) - 1, value=self.layer.index, interval=400, style={})
         self.link = widgets.link((self.play, 'value'), (self.layer, 'index'))
         self.ask()
