@@ -7,8 +7,8 @@ __all__ = ['NETWORKS', 'FIGURES', 'BETTER', 'RANKS', 'as_bytes', 'FeatureNetwork
            'batches_of', 'Score', 'inception_score', 'Frechet', 'fid', 'Retrieval', 'retrieval', 'level_distance',
            'psnr', 'ssim', 'nearest', 'load_splits', 'Evaluation', 'as_model', 'asked', 'Means', 'evaluate']
 
-# %% ../nbs/07_metrics.ipynb #dade196f
-from dataclasses import asdict, dataclass, field
+# %% ../nbs/07_metrics.ipynb #9b14bee9
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 import json, math, warnings, torch, torch.nn as nn, torch.nn.functional as F, torchvision
@@ -18,7 +18,7 @@ from .teacher import LEVELS, fetch_weights, get_teacher, lite_heads, read_weight
 from .stages import READERS, Run, replacing
 from .pipeline import BUNDLED, TextToImage
 
-# %% ../nbs/07_metrics.ipynb #12820292
+# %% ../nbs/07_metrics.ipynb #4bd91e31
 NETWORKS = ('inception_v3', 'efficientnet-lite0', 'vgg19_lite')
 
 def as_bytes(pictures)->torch.Tensor:
@@ -82,7 +82,7 @@ def get_network(
     head, net.fc = net.fc, nn.Identity()
     return FeatureNetwork(name, net, lambda net, x: net(x), head, 299, 127.5, 127.5)
 
-# %% ../nbs/07_metrics.ipynb #6381bd9a
+# %% ../nbs/07_metrics.ipynb #7092b3b2
 class Given(nn.Module):
     "Stands where torchmetrics expects a network, and passes on features that were computed before."
     def __init__(self, num_features=0): super().__init__(); self.num_features = num_features
@@ -123,7 +123,7 @@ def inception_score(
     for b in batches_of(pictures): score.add(net(b)[1])
     return score.result()
 
-# %% ../nbs/07_metrics.ipynb #73a0b6c0
+# %% ../nbs/07_metrics.ipynb #aca43f08
 class Frechet:
     "FID of features that come bit by bit; two sums are kept, whatever the number of pictures."
     def __init__(self, num_features):
@@ -150,7 +150,7 @@ def fid(
     if distance is None: raise ValueError('FID compares two sets: give at least two real and two drawn pictures')
     return distance.result()
 
-# %% ../nbs/07_metrics.ipynb #7bdf2b99
+# %% ../nbs/07_metrics.ipynb #2f63959b
 class Retrieval:
     "Finds each drawn picture's own real picture among the real ones. What is kept are the features of the real pictures."
     def __init__(self,
@@ -195,7 +195,7 @@ def retrieval(
     if at < len(index): raise ValueError(f'index has {len(index)} numbers for {at} pictures: give one for each drawn picture')
     return find.result()
 
-# %% ../nbs/07_metrics.ipynb #49666bf4
+# %% ../nbs/07_metrics.ipynb #f349ee26
 @torch.no_grad()
 def level_distance(
     teacher, # a `Teacher`
@@ -207,7 +207,7 @@ def level_distance(
     each = {t.name: (F.normalize(a[t.name], dim=1) - F.normalize(b[t.name], dim=1)).square().sum(1).mean((1, 2)) for t in teacher.taps[1:]}
     return {l: torch.stack([each[t.name] for t in teacher.taps[1:] if t.level == l]).mean(0) for l in LEVELS}
 
-# %% ../nbs/07_metrics.ipynb #d1fef302
+# %% ../nbs/07_metrics.ipynb #6ab5532b
 def psnr(drawn, real)->torch.Tensor:
     "Peak signal-to-noise ratio of each pair `[B, 3, H, W]` in decibels, through torchmetrics; equal pictures have infinity."
     from torchmetrics.functional.image import peak_signal_noise_ratio
@@ -220,7 +220,7 @@ def ssim(drawn, real)->torch.Tensor:
     a, b = (as_bytes(x).float()/255 for x in (drawn, real))
     return structural_similarity_index_measure(a, b, data_range=1., reduction='none').reshape(-1)
 
-# %% ../nbs/07_metrics.ipynb #ec2faf61
+# %% ../nbs/07_metrics.ipynb #f1185c55
 def nearest(
     drawn,     # centred features of length 1 [B, D], as `Retrieval.direction` makes them
     train,     # the same of the training pictures [N, D]
@@ -231,7 +231,7 @@ def nearest(
     if own is not None: s[torch.arange(len(s)), torch.as_tensor(own, dtype=torch.long)] = -2
     return s.max(1)
 
-# %% ../nbs/07_metrics.ipynb #648037fd
+# %% ../nbs/07_metrics.ipynb #5feffa1e
 def load_splits(data, size)->dict:
     "Split name -> `Captioned`, for the same words as `load_data`. A folder also has 'all'. Empty splits are left out."
     kind, _, path = str(data).partition(':')
@@ -282,8 +282,9 @@ class Evaluation:
     def __repr__(self): return '\n'.join([self.about(), '', self.table(), '', *self.notes])
     def _repr_markdown_(self): return '\n\n'.join([self.about(), self.table(), *self.notes])
     def as_dict(self)->dict:
-        "Everything but the pictures, ready for JSON."
-        return {k: v for k, v in self.__dict__.items() if k != 'pictures'}
+        "Everything but the pictures, ready for JSON: an infinite PSNR becomes None."
+        finite = lambda x: {k: finite(v) for k, v in x.items()} if isinstance(x, dict) else [*map(finite, x)] if isinstance(x, list) else None if isinstance(x, float) and not math.isfinite(x) else x
+        return finite({k: v for k, v in self.__dict__.items() if k != 'pictures'})
 
     def figure(self):
         "For each split the best, the median and the worst: real above, drawn below. Returns the matplotlib figure."
@@ -305,8 +306,7 @@ class Evaluation:
 
     def save(self, folder):
         "Write `metrics.json` and `results.png` into `folder`. Raises `OSError` naming the file that can't be written."
-        finite = lambda x: {k: finite(v) for k, v in x.items()} if isinstance(x, dict) else [*map(finite, x)] if isinstance(x, list) else None if isinstance(x, float) and not math.isfinite(x) else x
-        with replacing(Path(folder)/'metrics.json') as p: p.write_text(json.dumps(finite(self.as_dict()), indent=1, ensure_ascii=False), encoding='utf-8')
+        with replacing(Path(folder)/'metrics.json') as p: p.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False), encoding='utf-8')
         fig = self.figure()
         with replacing(Path(folder)/'results.png') as p: fig.savefig(p, dpi=100, format='png')
 
