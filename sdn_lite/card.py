@@ -59,7 +59,7 @@ t2i('a red apple').save('apple.png')
 |---|{% for s in metrics.splits %}---:|{% endfor %}
 {% for key, name in shown.items() %}| {{ name }} |{% for s in metrics.splits.values() %} {{ '-' if s[key] is none else '%.4g' % s[key] }} |{% endfor %}
 {% endfor %}
-{% for note in metrics.notes %}{{ note }}
+{% for note in metrics.notes %}- {{ note }}
 {% endfor %}{% else %}Not measured yet. `sdn_eval` measures them and writes them here.
 {% endif %}
 ## Limits
@@ -85,7 +85,7 @@ def model_card(
     about, license, language = DATA.get(data) or DATA.get(kind) or (f'Captioned pictures of its makers ("{plainly(Path(data).name)}")' if data else 'Not said', 'unknown', None)
     name = model_id.split('/')[-1] if model_id != 'path/to/this/folder' else f'sdn_lite, {plainly(Path(data).name) or "a model"}'
     results = [EvalResult(task_type='text-to-image', dataset_type=kind if kind in DATA else 'own-pictures', dataset_name=Path(metrics['data']).name, dataset_split=s,
-                          metric_type=k, metric_name=SHOWN[k], metric_value=v[k]) for s, v in metrics['splits'].items() for k in SHOWN if v[k] is not None] if metrics else None
+                          metric_type=k, metric_name=SHOWN[k], metric_value=float(f'{v[k]:.4g}')) for s, v in metrics['splits'].items() for k in SHOWN if v[k] is not None] if metrics else None
     header = ModelCardData(language=language, license=license, library_name='sdn_lite', pipeline_tag='text-to-image', model_name=name, eval_results=results or None,
                            tags=['text-to-image', 'knowledge-distillation', 'symmetrical-distillation-networks', 'sdn_lite', 'pytorch_model_hub_mixin', 'model_hub_mixin'])
     badly, seconds = [], config.get('seconds') or 0
