@@ -7,7 +7,7 @@ __all__ = ['NETWORKS', 'FIGURES', 'BETTER', 'RANKS', 'as_bytes', 'FeatureNetwork
            'batches_of', 'Score', 'inception_score', 'Frechet', 'fid', 'Retrieval', 'retrieval', 'level_distance',
            'psnr', 'ssim', 'nearest', 'load_splits', 'Evaluation', 'as_model', 'asked', 'Means', 'evaluate']
 
-# %% ../nbs/07_metrics.ipynb #0f3cc90f
+# %% ../nbs/07_metrics.ipynb #7ee9c832
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from .teacher import LEVELS, fetch_weights, get_teacher, lite_heads, read_weight
 from .stages import READERS, Run, replacing
 from .pipeline import BUNDLED, TextToImage
 
-# %% ../nbs/07_metrics.ipynb #f05ddca2
+# %% ../nbs/07_metrics.ipynb #6d4d4d52
 NETWORKS = ('inception_v3', 'efficientnet-lite0', 'vgg19_lite')
 
 def as_bytes(pictures)->torch.Tensor:
@@ -82,7 +82,7 @@ def get_network(
     head, net.fc = net.fc, nn.Identity()
     return FeatureNetwork(name, net, lambda net, x: net(x), head, 299, 127.5, 127.5)
 
-# %% ../nbs/07_metrics.ipynb #eb435fa6
+# %% ../nbs/07_metrics.ipynb #fb25844d
 class Given(nn.Module):
     "Stands where torchmetrics expects a network, and passes on features that were computed before."
     def __init__(self, num_features=0): super().__init__(); self.num_features = num_features
@@ -108,7 +108,8 @@ class Score:
     def result(self)->tuple:
         "Mean and deviation over the splits. Raises `ValueError` for fewer than two pictures a split."
         if self.n < 2*self.splits: raise ValueError(f'{self.n} pictures are too few for the Inception Score over {self.splits} splits: use at least {2*self.splits}')
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter('ignore', UserWarning)               # a single split has no deviation
             torch.manual_seed(self.seed)                               # it shuffles before it splits
             mean, deviation = self.metric.compute()
         return mean.item(), deviation.item() if self.splits > 1 else 0.
@@ -123,7 +124,7 @@ def inception_score(
     for b in batches_of(pictures): score.add(net(b)[1])
     return score.result()
 
-# %% ../nbs/07_metrics.ipynb #958fd98d
+# %% ../nbs/07_metrics.ipynb #f1713875
 class Frechet:
     "FID of features that come bit by bit; two sums are kept, whatever the number of pictures."
     def __init__(self, num_features):
@@ -150,7 +151,7 @@ def fid(
     if distance is None: raise ValueError('FID compares two sets: give at least two real and two drawn pictures')
     return distance.result()
 
-# %% ../nbs/07_metrics.ipynb #f2940858
+# %% ../nbs/07_metrics.ipynb #e32ea88c
 class Retrieval:
     "Finds each drawn picture's own real picture among the real ones. What is kept are the features of the real pictures."
     def __init__(self,
@@ -195,7 +196,7 @@ def retrieval(
     if at < len(index): raise ValueError(f'index has {len(index)} numbers for {at} pictures: give one for each drawn picture')
     return find.result()
 
-# %% ../nbs/07_metrics.ipynb #c077e47a
+# %% ../nbs/07_metrics.ipynb #dd176c34
 @torch.no_grad()
 def level_distance(
     teacher, # a `Teacher`
@@ -207,7 +208,7 @@ def level_distance(
     each = {t.name: (F.normalize(a[t.name], dim=1) - F.normalize(b[t.name], dim=1)).square().sum(1).mean((1, 2)) for t in teacher.taps[1:]}
     return {l: torch.stack([each[t.name] for t in teacher.taps[1:] if t.level == l]).mean(0) for l in LEVELS}
 
-# %% ../nbs/07_metrics.ipynb #cdf347bd
+# %% ../nbs/07_metrics.ipynb #fd6c7f26
 def psnr(drawn, real)->torch.Tensor:
     "Peak signal-to-noise ratio of each pair `[B, 3, H, W]` in decibels, through torchmetrics; equal pictures have infinity."
     from torchmetrics.functional.image import peak_signal_noise_ratio
@@ -220,7 +221,7 @@ def ssim(drawn, real)->torch.Tensor:
     a, b = (as_bytes(x).float()/255 for x in (drawn, real))
     return structural_similarity_index_measure(a, b, data_range=1., reduction='none').reshape(-1)
 
-# %% ../nbs/07_metrics.ipynb #ad34481b
+# %% ../nbs/07_metrics.ipynb #791f03cb
 def nearest(
     drawn,     # centred features of length 1 [B, D], as `Retrieval.direction` makes them
     train,     # the same of the training pictures [N, D]
@@ -231,7 +232,7 @@ def nearest(
     if own is not None: s[torch.arange(len(s)), torch.as_tensor(own, dtype=torch.long)] = -2
     return s.max(1)
 
-# %% ../nbs/07_metrics.ipynb #dbcc54e0
+# %% ../nbs/07_metrics.ipynb #631b51f4
 def load_splits(data, size)->dict:
     "Split name -> `Captioned`, for the same words as `load_data`. A folder also has 'all'. Empty splits are left out."
     kind, _, path = str(data).partition(':')

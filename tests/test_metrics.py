@@ -235,7 +235,7 @@ def test_memorised_pictures_are_noticed(sets, lite):
     m, train = Copyist(sets.values()), sets['train']
     m.images = lambda captions, batch=64: train.images([(7*m.known[c][1]) % len(train) for c in captions])
     r = evaluate(m, 'unseen', network=lite, judge=lite, progress=False).splits['unseen']
-    assert r['nearer_train'] == 1 and r['nearest_train'] == pytest.approx(1, abs=1e-4) > r['nearest_train_real'] and r['r1_of_100'] < .2
+    assert r['nearer_train'] == 1 and r['nearest_train'] == pytest.approx(1, abs=1e-4) and r['nearest_train'] > r['nearest_train_real'] and r['r1_of_100'] < .2
 
 def test_batches_do_not_change_the_figures(sets, lite, perfect):
     alter = lambda x: blurred(x, 5)
