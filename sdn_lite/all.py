@@ -7,3 +7,4 @@ from .student import *
 from .losses import *
 from .stages import *
 from .pipeline import *
+from .metrics import *

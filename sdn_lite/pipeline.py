@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from .data import ASSETS, reason
 from .text import build_text_encoder
 from .student import Student
-from .stages import save_model
+from .card import is_ours, model_card, read_metrics
+from .stages import replacing, save_model
 
 # %% ../nbs/06_pipeline.ipynb #4a352092
 BUNDLED = ('emoji-small', 'emoji-small-minilm')
@@ -22,7 +23,7 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
     "Captions -> pictures: a text encoder and a student."
     def __init__(self, encoder, student, about=None):
         super().__init__()
-        self.encoder, self.student, self.about = encoder, student, dict(about or {})
+        self.encoder, self.student, self.about, self.metrics = encoder, student, dict(about or {}), None   # `metrics`: what `evaluate(...).as_dict()` gives, for the card
         self.eval()
 
     @torch.inference_mode()
@@ -44,7 +45,24 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
         pics = [Image.fromarray(x.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()) for x in self.images(many)]
         return pics[0] if isinstance(captions, str) else pics
 
-    def _save_pretrained(self, save_directory): save_model(save_directory, self.encoder, self.student, **self.about)
+    def _save_pretrained(self, save_directory):
+        folder = Path(save_directory)
+        save_model(folder, self.encoder, self.student, **self.about)
+        if self.metrics:
+            with replacing(folder/'metrics.json') as p: p.write_text(json.dumps(self.metrics, indent=1, ensure_ascii=False), encoding='utf-8')
+        if is_ours(folder/'README.md'): (folder/'README.md').unlink(missing_ok=True)     # the mixin writes a card where there is none
+
+    def generate_model_card(self, model_id='path/to/this/folder', **kwargs):
+        "The card that `save_pretrained` writes beside the weights, as README.md."
+        return model_card(dict(self.about, text=self.encoder.config, student=self.student.config), self.metrics, model_id)
+
+    def push_to_hub(self,
+        repo_id,  # such as 'your-name/your-model'
+        **kwargs, # private, token, branch, commit_message, … of `PyTorchModelHubMixin.push_to_hub`
+    ):
+        "Upload weights, settings and card. Log in before, with `hf auth login`. Returns the address."
+        card = dict(model_id=repo_id if '/' in repo_id else f'your-name/{repo_id}')
+        return super().push_to_hub(repo_id, model_card_kwargs=card | (kwargs.pop('model_card_kwargs', None) or {}), **kwargs)
 
     @classmethod
     def from_pretrained(cls,
@@ -88,4 +106,5 @@ def read_model(cls, config, weights):
         model.load_state_dict(state)
     except (FileNotFoundError, ImportError): raise               # a text encoder that is not installed here says so itself
     except Exception as e: raise ValueError(f'{weights} does not fit {config}, which describes a student of {shape}: take both files from one model ({reason(e)})') from None
+    model.metrics = read_metrics(Path(config).parent)
     return model.requires_grad_(False)

@@ -49,7 +49,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(command, says, tmp_path):
     assert not any(tmp_path.iterdir())     # nothing was written
 
 
-@pytest.mark.parametrize('command', ['sdn_train', 'sdn_generate'])
+@pytest.mark.parametrize('command', ['sdn_train', 'sdn_generate', 'sdn_eval'])
 def test_help_names_every_option(command, tmp_path):
     r = run([command, '--help'], tmp_path)
     assert r.returncode == 0 and 'Example' in r.stdout

@@ -6,8 +6,9 @@
     python tools/build_assets.py text       # trains char-cnn-rnn against that teacher
     python tools/build_assets.py words      # asks MiniLM for its word list; in an environment of its own: pip install 'sdn_lite[text]' 'model2vec[distill]'
     python tools/build_assets.py model      # trains emoji-small, as `make demo` does, and emoji-small-minilm
-    python tools/build_assets.py emoji-model  # trains emoji, on all pictures: two hours on 2 cores; goes on where it was stopped
-    python tools/build_assets.py all        # the six, in this order
+    python tools/build_assets.py emoji-model  # trains emoji, on all pictures: about 90 minutes; goes on where it was stopped
+    python tools/build_assets.py cards      # judges the models as they are, and writes their cards
+    python tools/build_assets.py all        # everything but the cards, in this order; the models are judged at the end
 """
 import csv, json, subprocess, sys, tarfile, tempfile
 from pathlib import Path
@@ -135,6 +136,24 @@ def bundle(model, name):
         model.save_pretrained(tmp); (ASSETS/name).mkdir(exist_ok=True)
         save_half(model.state_dict(), ASSETS/name/'model.safetensors')
         shutil.copy(Path(tmp)/'config.json', ASSETS/name/'config.json')
+    card(name)
+
+
+def card(name):
+    "Judge a bundled model, and write its figures and its card beside it."
+    import shutil
+    from sdn_lite.metrics import evaluate
+    from sdn_lite.pipeline import TextToImage
+    model = TextToImage.from_pretrained(name); model.metrics = evaluate(name, network='efficientnet-lite0').as_dict()
+    with tempfile.TemporaryDirectory() as tmp:
+        model.save_pretrained(tmp, model_card_kwargs=dict(model_id=name))
+        for file in ('README.md', 'metrics.json'): shutil.copy(Path(tmp)/file, ASSETS/name/file)
+
+
+def build_cards():
+    "The cards alone, of the models as they are."
+    from sdn_lite.pipeline import BUNDLED
+    for name in BUNDLED: card(name)
 
 
 def build_model():
@@ -179,6 +198,6 @@ def front_picture(run, n=9):
 
 if __name__ == '__main__':
     jobs = dict(emoji=build_emoji, teacher=build_teacher, text=build_text, words=build_words, model=build_model)
-    jobs['emoji-model'] = build_emoji_model
+    jobs |= {'emoji-model': build_emoji_model, 'cards': build_cards}
     if len(sys.argv) != 2 or sys.argv[1] not in [*jobs, 'all']: sys.exit(__doc__)
-    for name in jobs if sys.argv[1] == 'all' else [sys.argv[1]]: jobs[name]()
+    for name in list(jobs)[:-1] if sys.argv[1] == 'all' else [sys.argv[1]]: jobs[name]()
