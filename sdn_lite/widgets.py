@@ -611,7 +611,7 @@ class Playground(Panel):
         self.names = ['pool5', *(s.makes for s in t2i.student.plan)]
         wide = widgets.Layout(width='420px')
         self.caption = labelled(widgets.Text, 'caption', 'What to draw', value=caption, layout=wide)
-        self.second = labelled(widgets.Text, 'second caption', 'What to blend it with; may stay empty', placeholder='nothing', layout=wide)
+        self.second = labelled(widgets.Text, 'second caption', 'What to blend it with; may stay empty', placeholder='(none)', layout=wide)
         self.between = labelled(widgets.FloatSlider, 'between', 'From the first caption (0) to the second (1)', min=0, max=1, step=.05, disabled=True)
         self.layer = labelled(widgets.SelectionSlider, 'layer', 'The student\'s tap that is shown large', options=self.names, value='conv3_1' if 'conv3_1' in self.names else 'pool1')
         self.play = labelled(widgets.Play, 'play', 'Show one tap after the other', min=0, max=len(self.names) - 1, value=self.layer.index, interval=400, style={})
