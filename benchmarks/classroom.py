@@ -84,7 +84,7 @@ async def main(n, model):
             for page in pages[1:]: await page.evaluate(CLOCK)
             answers = []
             async def type_in(page, k):
-                box, picture = page.get_by_label('caption', exact=True), page.locator('.sdn-page img:visible').first
+                box = page.get_by_label('caption', exact=True)
                 for word in WORDS[k % 6:] + WORDS[:k % 6]:
                     await box.fill(''); await asyncio.sleep(.5)
                     await box.press_sequentially(word, delay=150); start = await page.evaluate('window.asked')

@@ -9,8 +9,9 @@ __all__ = ['MODELS', 'Materials', 'SIZES', 'ZOOMS', 'STYLE', 'LOSS', 'TABS', 'CL
            'serve']
 
 # %% ../nbs/08b_classroom.ipynb #251eeb2b
-import atexit, json, logging, os, select, shutil, signal, socket, subprocess, sys, tempfile, threading, time
+import atexit, io, json, logging, os, select, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 from collections import namedtuple
+from contextlib import redirect_stderr, redirect_stdout
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -39,7 +40,7 @@ def materials(
             try: known = load_data(t2i.about.get('data', ''), size)[0]
             except (OSError, ValueError, ImportError): known = None          # a model from elsewhere comes without its pictures
             if isinstance(known, Stream): known = None
-            t2i('a red apple')                                               # some parts are read when they are first needed
+            with redirect_stderr(io.StringIO()): t2i('a red apple')          # some parts are read when they are first needed, and tell the terminal at length
             return Materials(name, teacher, t2i, known, Nearest(known, teacher) if known else None, known or load_emoji('small', 'train', size))
         except (ImportError, FileNotFoundError):
             if wanted or name == MODELS[-1]: raise
@@ -93,10 +94,9 @@ class Trainer:
         self.thread = threading.Thread(target=self.train, args=(claim, size, watch, drawn), daemon=True); self.thread.start()
 
     def train(self, claim, size, watch, drawn):
-        from contextlib import redirect_stdout
         from sdn_lite.data import load_emoji
         from sdn_lite.stages import STAGES, DistillConfig, distill
-        import io, torch
+        import torch
         run, said = None, []
         try:
             torch.set_num_threads(1)
@@ -261,18 +261,19 @@ def kernel_child(conn, folder):
     from ipykernel.kernelapp import IPKernelApp
     IPKernelApp.launch_instance(argv=['-f', connection, '--log-level=40'])
 
-def nursery(fd, folder):
-    "Import and read everything, then fork a kernel for each client of the listening socket `fd`, until stdin is closed."
+def nursery(fd, folder, news):
+    "Import and read everything, write 'ready' or what is wrong to `news`, then fork a kernel for each client of the listening socket `fd`, until stdin is closed."
     os.environ['JPY_PARENT_PID'] = str(os.getpid())   # ipykernel reads it when imported: a kernel ends when this process is gone
-    os.environ |= dict(TOKENIZERS_PARALLELISM='false', TRANSFORMERS_VERBOSITY='error', HF_HUB_DISABLE_PROGRESS_BARS='1')   # no threads that a fork would lose, and nothing on the terminal
     import gc, torch, tqdm, matplotlib.pyplot, ipykernel.kernelapp, ipywidgets, accelerate, torchvision.utils, sdn_lite.stages, sdn_lite.widgets  # noqa: F401
     tqdm.tqdm.monitor_interval = 0                    # no thread of tqdm's, for the same reason
     torch.set_num_threads(1)                          # GNU OpenMP doesn't survive a fork once it has started threads
-    materials(); page = classroom()
+    try: materials()
+    except (ImportError, OSError, ValueError) as e: os.write(news, str(e).encode()); os._exit(1)
+    page = classroom()
     for i in range(len(TABS)): page.children[2].selected_index = i     # everything that is read when it is first needed is read now
     ipywidgets.Widget.close_all(); del page
     gc.collect(); gc.freeze()                         # the collector would write to, and so copy, what is shared
-    listening, children = socket.socket(fileno=fd), {}
+    listening, children = socket.socket(fileno=fd), {}; os.write(news, b'ready'); os.close(news)
     while True:
         ready, _, _ = select.select([listening, sys.stdin], [], [], .5)
         while children:
@@ -307,12 +308,22 @@ class Nursery:
             os.environ['JUPYTER_PATH'] = os.pathsep.join([str(folder), *filter(None, [self.before['JUPYTER_PATH']])])
             with socket.socket(socket.AF_UNIX) as s:
                 s.bind(str(folder/'socket')); s.listen(128)            # clients may come before the nursery is ready: they wait
-                self.process = subprocess.Popen([sys.executable, '-c', f'from sdn_lite.classroom import nursery; nursery({s.fileno()}, {str(folder)!r})'], stdin=subprocess.PIPE, pass_fds=[s.fileno()], env=os.environ | dict(OMP_NUM_THREADS='1'),
+                self.news, news = os.pipe()
+                self.process = subprocess.Popen([sys.executable, '-c', f'from sdn_lite.classroom import nursery; nursery({s.fileno()}, {str(folder)!r}, {news})'], stdin=subprocess.PIPE, pass_fds=[s.fileno(), news], env=os.environ | dict(OMP_NUM_THREADS='1'),
                                                 start_new_session=True)                 # Ctrl-C is for us alone: the nursery goes when we do
+                os.close(news)
         return self
+
+    def wait(self):
+        "Until everything is read. Raises `ValueError` with what is wrong, if something is."
+        if not self.process: return materials()                         # no nursery here: see at least whether the model works
+        news, self.news = self.news, None
+        with os.fdopen(news, encoding='utf-8') as f: said = f.read()
+        if said != 'ready': raise ValueError(said or 'the process that reads the models has ended: see above')
 
     def __exit__(self, *_):
         if self.process:
+            if self.news is not None: os.close(self.news)
             self.process.stdin.close()
             try: self.process.wait(10)
             except subprocess.TimeoutExpired: self.process.kill(); self.process.wait()
@@ -344,7 +355,7 @@ def serve(
     model=None,         # the model to show, see `materials`
     forget=120,         # seconds after which a kernel ends whose page is gone without saying so
 ):
-    "Serve the classroom page until Ctrl-C. Raises `ImportError` without Voila, `OSError` for an address that can't be used, and what `materials` raises for `model`."
+    "Serve the classroom page until Ctrl-C. Raises `ImportError` without Voila, `OSError` for an address that can't be used, `ValueError` for a model that can't be read."
     try: from voila.app import Voila
     except ImportError: raise ImportError("the page needs Voila, which is not installed: pip install 'sdn_lite[lessons]'") from None
     try:
@@ -352,7 +363,7 @@ def serve(
     except OSError as e: raise OSError(e.errno, f'port {port} on {host} can\'t be used ({e.strerror}); choose another with --port and --host') from None
     if model:
         if Path(model).exists(): model = str(Path(model).resolve())   # kernels may run in another folder
-        materials(model); os.environ['SDN_MODEL'] = model
+        os.environ['SDN_MODEL'] = model
     url = f"http://{socket.gethostname() if host in ('0.0.0.0', '::', '') else host}:{port}/"
     with Nursery() as nursery:
         os.environ['JUPYTER_PATH'] = os.pathsep.join(filter(None, [os.environ.get('JUPYTER_PATH'), str(ASSETS)]))
@@ -364,6 +375,7 @@ def serve(
         # open to strangers: every request that changes something has to name a kernel's random id.
         app.tornado_settings = dict(disable_check_xsrf=True)
         logging.getLogger('tornado.general').setLevel(logging.ERROR)     # tornado warns of the time between jupyter_server's pings, which is as it should be
+        nursery.wait()                                                   # a kernel that waits for longer than `forget` would be ended
         print(f'The page is at {url}   Ctrl-C ends it.', flush=True)
         if browser: import webbrowser; threading.Timer(.5, webbrowser.open, [url]).start()
         app.start()

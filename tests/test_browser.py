@@ -262,12 +262,15 @@ def test_a_browser_that_vanishes_frees_its_kernel(browser):
 
 
 @contextmanager
-def in_lab(browser, notebook, folder):
-    "A copy of `notebook`, opened in JupyterLab and run from top to bottom; gives the watched page."
+def in_lab(browser, notebook, folder, changes=()):
+    "A copy of `notebook` with `changes`, opened in JupyterLab and run from top to bottom; gives the watched page."
     cells = json.loads(Path(notebook).read_text(encoding='utf-8'))
     cells['cells'] = [c for c in cells['cells'] if 'nbdev_export' not in ''.join(c['source'])]                  # the library stays as it is
     for c in cells['cells']:
         if c['cell_type'] == 'code': c |= dict(outputs=[], execution_count=None)
+    for old, new in changes:
+        hit = [c for c in cells['cells'] if old in ''.join(c['source'])]; assert hit, f'{notebook} has no {old!r}'
+        for c in hit: c['source'] = ''.join(c['source']).replace(old, new)
     folder.mkdir(parents=True, exist_ok=True); (folder/'lesson.ipynb').write_text(json.dumps(cells), encoding='utf-8')
     for name, settings in {'notebook-extension/tracker': dict(windowingMode='none'), 'apputils-extension/notification': dict(fetchNews='false', checkForUpdates=False)}.items():
         f = folder/f'settings/@jupyterlab/{name}.jupyterlab-settings'; f.parent.mkdir(parents=True, exist_ok=True); f.write_text(json.dumps(settings))
@@ -281,9 +284,8 @@ def in_lab(browser, notebook, folder):
             w.page.goto(f'http://127.0.0.1:{port}/lab/tree/lesson.ipynb'); w.page.locator('.jp-Notebook .jp-Cell').first.wait_for()
             idle = "() => { const c = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel; return c && c.status === 'idle' }"
             w.page.wait_for_function(idle)
-            w.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-            w.page.wait_for_function("() => [...document.querySelectorAll('.jp-CodeCell')].every(c => /\\[\\d+\\]|^$/.test(c.querySelector('.jp-InputPrompt').textContent.trim().replace('[ ]:', '')) && !c.querySelector('.jp-InputPrompt').textContent.includes('*'))", timeout=5*WAIT)
-            w.page.wait_for_function(idle); w.page.wait_for_timeout(1000)
+            ended = w.page.evaluate("ms => Promise.race([window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => 'ended'), new Promise(f => setTimeout(() => f('not ended'), ms))])", 5*WAIT); assert ended == 'ended'
+            w.page.wait_for_function(idle)
             bad = w.page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"], .jp-RenderedText[data-mime-type*=stderr]')
             assert not bad.count(), bad.first.inner_text()
             yield w
@@ -297,16 +299,17 @@ def ours(errors):
 
 def test_the_page_works_in_jupyterlab_too(browser, tmp_path):
     with in_lab(browser, ROOT/'nbs/demo.ipynb', tmp_path) as w:
-        w.page.locator('.sdn-page [role=tab]').first.wait_for(); w.page.locator('.sdn-page img:visible').first.wait_for(); w.shot('lab-page')
-        w.tab('Train live'); w.page.get_by_role('button', name='Start training').wait_for()
+        w.image().wait_for(); w.tab('Play'); w.shot('lab-page'); w.tab('Train live'); w.button('Start training').wait_for()
         assert not ours(w.errors) and not w.abroad, (w.errors, w.abroad)
 
 
 def test_every_widget_is_drawn_in_jupyterlab(browser, tmp_path):
-    lesson = ROOT/'nbs/08_widgets.ipynb'
-    if not lesson.is_file(): pytest.skip('nbs/08_widgets.ipynb is not there yet')
-    with in_lab(browser, lesson, tmp_path) as w:
-        shown = w.page.locator('.jp-OutputArea-output .jupyter-widgets.widget-vbox'); assert shown.count() >= 6
+    with in_lab(browser, ROOT/'nbs/08_widgets.ipynb', tmp_path, [('epochs=(20, 40)', 'epochs=(2, 4)')]) as w:          # a shorter training, all else is the lesson
+        panels = w.page.locator('.jp-OutputArea-output .sdn-panel'); panels.nth(5).wait_for(state='attached'); assert panels.count() == 6
         assert not w.page.get_by_text('Error displaying widget').count() and not w.page.get_by_text('Loading widget').count()
-        for k, output in enumerate(w.page.locator('.jp-Cell:has(.jp-OutputArea-output .jupyter-widgets)').all()): output.scroll_into_view_if_needed(); output.screenshot(path=SHOTS/f'lab-widget-{k}.png')
+        for panel, what in zip(panels.all(), ('What the teacher sees', 'Teacher, student and their difference', 'Loss curves of Stage-II', 'Drawn at step', 'Trained with', "The student's taps")):
+            panel.scroll_into_view_if_needed(); image = panel.locator('img'); image.wait_for(); until(lambda: image.evaluate('e => e.complete && e.naturalWidth > 500')); alt = image.get_attribute('alt')
+            assert alt.startswith(what) or alt.startswith('Not trained'), alt
+            panel.screenshot(path=SHOTS/f'lab-{what.split()[0].lower()}.png')
+        image = panels.first.locator('img'); before = image.get_attribute('src'); panels.first.locator('.sdn-tap:has-text("conv1_2")').click(); until(lambda: 'sees at conv1_2' in image.get_attribute('alt')); assert image.get_attribute('src') != before
         assert not ours(w.errors) and not w.abroad, (w.errors, w.abroad)
