@@ -309,7 +309,7 @@ class Nursery:
             with socket.socket(socket.AF_UNIX) as s:
                 s.bind(str(folder/'socket')); s.listen(128)            # clients may come before the nursery is ready: they wait
                 self.news, news = os.pipe()
-                self.process = subprocess.Popen([sys.executable, '-c', f'from sdn_lite.classroom import nursery; nursery({s.fileno()}, {str(folder)!r}, {news})'], stdin=subprocess.PIPE, pass_fds=[s.fileno(), news], env=os.environ | dict(OMP_NUM_THREADS='1'),
+                self.process = subprocess.Popen([sys.executable, '-c', f'from sdn_lite.classroom import nursery; nursery({s.fileno()}, {str(folder)!r}, {news})'], stdin=subprocess.PIPE, pass_fds=[s.fileno(), news], env=os.environ | dict(OMP_NUM_THREADS='1', HF_HUB_DISABLE_PROGRESS_BARS='1'),
                                                 start_new_session=True)                 # Ctrl-C is for us alone: the nursery goes when we do
                 os.close(news)
         return self

@@ -272,7 +272,7 @@ class TeacherExplorer(Panel):
         return still
 
     def describe(self):
-        tap, i, c = self.tower.picked, self.which.value, self.channel.value; x = self.taps[tap][c]
+        tap, c = self.tower.picked, self.channel.value; x = self.taps[tap][c]
         return (f"What the teacher sees at {tap} in {self.which.label}. Strongest channels: {', '.join(name for name, _ in self.channel.options)}. Channel {c}, here large over the picture: mean {x.mean():.3g}, largest {x.max():.3g}, zeros {(x == 0).float().mean():.0%}. "
                 f"Excited most by {', '.join(self.which.options[j][0] for j in self.means[tap][:, c].topk(min(4, len(self.images))).indices.tolist())}.")
 
