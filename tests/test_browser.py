@@ -225,7 +225,7 @@ def test_the_keyboard_alone_is_enough(browser, demo):
 
 def test_training_shows_curves_and_stops_while_the_page_answers(page):
     page.tab('Train live'); start, stop, status = page.button('Start training'), page.button('Stop training'), page.page.locator('.sdn-panel .widget-label:visible')
-    assert page.alt().startswith('No curves yet'); start.click(); status.get_by_text('Getting ready').or_(status.get_by_text('step')).first.wait_for(); assert start.is_disabled() and stop.is_enabled()
+    assert page.alt().startswith('No curves yet'); start.click(); until(lambda: start.is_disabled() and stop.is_enabled())
     page.page.get_by_text('Training: Stage-I.').wait_for(); status.get_by_text(re.compile(r'Stage-I, step \d+ of \d+')).first.wait_for(); assert not page.page.get_by_text('Nothing is being trained').locator('visible=true').count()
     until(lambda: page.alt().startswith('Loss curves of Stage-I up to')); first = page.picture(); until(lambda: page.picture() != first); page.shot('training')
     caption(page, 'a yellow star'); until(lambda: 'drawn for: a yellow star.' in page.alt())                       # it answers meanwhile
