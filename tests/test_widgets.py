@@ -107,7 +107,7 @@ def test_interaction_leaves_nothing_behind_and_close_takes_everything_away(explo
 @pytest.mark.parametrize('text', HOSTILE, ids=lambda t: repr(t)[:20])
 def test_drawn_text_is_one_short_line_that_the_font_has(text, recwarn):
     line = plain(text)
-    assert len(line) <= 60 and line.isprintable()
+    assert len(line) <= 60 and line.replace('\u200d', '').isprintable()
     still = ours.Still(2, 1); still.say(0, .5, line); png_of(still.figure()); still.pixels()
     assert bool(still.boxes) == any(ord(c) > 0x2fff or c == '\u200d' for c in line)      # what the font lacks is kept
     assert not recwarn
