@@ -23,6 +23,17 @@ def installed(root):
     del found[plain(root)]                                   # our own code is not on PyPI's list
     return found
 
+def verdict(out, err, asked):
+    "Exit code and words for what pip-audit printed. It ends with 0 even where it could check nothing, so we read its table."
+    elsewhere = 'Run `make audit` where PyPI itself can be reached.'
+    try: rows = json.loads(out)['dependencies']
+    except ValueError: return 2, f'The database of vulnerabilities could not be asked, so nothing was checked ({(err.strip().splitlines() or ["no answer"])[-1][:300]}). {elsewhere}'
+    bad, skipped = [d for d in rows if d.get('vulns')], [d['name'] for d in rows if 'skip_reason' in d]
+    lines = [f"{d['name']} {d['version']}: {' '.join([v['id'], *v.get('aliases', ())])}, repaired in {', '.join(v['fix_versions']) or 'no version yet'}" for d in bad for v in d['vulns']]
+    lines.append(f'{len(rows) - len(skipped)} of {asked} packages checked, {len(bad)} with known vulnerabilities.')
+    if skipped: lines.append(f"The database didn't answer for {len(skipped)}: {', '.join(skipped[:10])}{', …' if len(skipped) > 10 else ''}. {elsewhere}")
+    return 1 if bad else 2 if len(rows) - len(skipped) < asked else 0, '\n'.join(lines)
+
 def main():
     packages, env = installed('sdn_lite'), Path(sys.prefix)/'audit'
     bin = env/('Scripts' if sys.platform == 'win32' else 'bin')
@@ -31,13 +42,7 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         file = Path(tmp)/'requirements.txt'; file.write_text(''.join(f'{n}=={v}\n' for n, v in sorted(packages.items())))
         r = subprocess.run([bin/'pip-audit', '-r', file, '--no-deps', '--disable-pip', '--format', 'json', '--progress-spinner', 'off'], capture_output=True, text=True)
-    try: rows = json.loads(r.stdout)['dependencies']
-    except ValueError: print(f'The database of vulnerabilities could not be asked: {(r.stderr.strip().splitlines() or ["no answer"])[-1][:300]}\nNothing was checked. Run `make audit` where PyPI itself can be reached.'); return 2
-    for d in rows:
-        for v in d.get('vulns', ()): print(f"{d['name']} {d['version']}: {v['id']} {' '.join(v.get('aliases', ()))}, repaired in {', '.join(v['fix_versions']) or 'no version yet'}")
-    skipped, bad = [d['name'] for d in rows if 'skip_reason' in d], [d for d in rows if d.get('vulns')]
-    print(f'{len(rows) - len(skipped)} of {len(packages)} packages checked, {len(bad)} with known vulnerabilities.')
-    if skipped: print(f"The database didn't answer for {len(skipped)}: {', '.join(skipped[:10])}{', …' if len(skipped) > 10 else ''}. Run `make audit` where PyPI itself can be reached.")
-    return 1 if bad else 2 if skipped else 0
+    code, said = verdict(r.stdout, r.stderr, len(packages)); print(said)
+    return code
 
 if __name__ == '__main__': sys.exit(main())
