@@ -1,5 +1,5 @@
 "Properties that hold for anything one may pass in: searched by Hypothesis, the same cases every time."
-import csv, io, json, os, random, resource, string, subprocess, sys, tempfile, time
+import csv, io, json, os, random, resource, subprocess, sys, tempfile, time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 import pytest, torch
@@ -9,7 +9,7 @@ from sdn_lite.all import *
 from sdn_lite import cli, stages
 from sdn_lite.data import stable_hash
 from sdn_lite.teacher import LEVELS, Teacher, taps_of
-from conftest import tree
+
 
 # Derandomised: a test that passed here passes there. No deadline: how long it takes decides nothing.
 def search(n): return settings(max_examples=n, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -177,7 +177,7 @@ def test_any_arguments_end_with_0_or_2_and_never_with_a_traceback(nothing_starts
     if end.value.code == 2: assert err.getvalue().startswith(f'{command}: ') and err.getvalue().count('\n') == 1, err.getvalue()
     else: assert 'sdn_demo: warning' in err.getvalue() or not err.getvalue()
 
-@pytest.mark.parametrize('command', [['sdn_train', '--size', '9'*5000], ['sdn_train', '--levels', '=', 'low=x'], ['sdn_train', '--resume', ''], ['sdn_generate', ''.join(map(chr, range(1, 300))), '--zoom', '٣'], ['sdn_generate', 'x', '--out', '/proc/x.png'], ['sdn_generate', 'x', '--model', '..'], ['sdn_demo', '--port', '-1']])
+@pytest.mark.parametrize('command', [['sdn_train', '--resume', '\udcff'], ['sdn_generate', ''.join(map(chr, range(1, 300))), '--out', '/proc/x.png'], ['sdn_generate', 'x', '--model', '..']], ids=['no UTF-8', 'every character', 'no model'])
 def test_odd_arguments_in_a_process_of_its_own(command, tmp_path):
     r = subprocess.run([sys.executable, '-c', f'from sdn_lite.cli import {command[0]}; {command[0]}()', *command[1:]], cwd=tmp_path, capture_output=True, encoding='utf-8', errors='replace')
     assert r.returncode in (0, 2) and 'Traceback' not in r.stderr, r.stderr
@@ -228,6 +228,12 @@ def mutant(config, weights, rnd):
     elif how == 'swapped': config, weights = weights[:2000], config
     return how, config, weights
 
+def peak():
+    "The most memory that this program has used, in MB. Linux counts the program that started it into `ru_maxrss`."
+    status = Path('/proc/self/status')
+    if status.exists(): return int(next(l for l in status.read_text().splitlines() if l.startswith('VmHWM')).split()[1])/1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+
 def fuzz(folder, first, count, seconds):
     "Load and draw mutants until `count` or `seconds` are reached. Prints what came out; any other error ends this process."
     folder, sources = Path(folder), [Path(p) for p in json.loads((Path(folder)/'sources.json').read_text())]
@@ -236,7 +242,7 @@ def fuzz(folder, first, count, seconds):
     def guard(event, args):                          # no code run: nothing is started, compiled from the files or fetched
         if event in ('subprocess.Popen', 'os.system', 'os.exec', 'os.fork', 'socket.connect', 'pickle.find_class'): raise SystemExit(f'{event} {args}')
     for s in sources: TextToImage.from_pretrained(s)('warm')         # what loads libraries is done before the guard stands
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    base = peak()
     sys.addaudithook(guard)
     while n < first + count and time.monotonic() - began < seconds:
         rnd = random.Random(n); how, config, weights = mutant(*bytes_of[n % len(sources)], rnd); n += 1
@@ -246,8 +252,7 @@ def fuzz(folder, first, count, seconds):
             end = type(e).__name__; assert str(e) and len(str(e)) < 2000, (n, how, str(e)[:300])
         except BaseException: print('mutant', n - 1, how, flush=True); raise
         found[f'{how}: {end}'] = found.get(f'{how}: {end}', 0) + 1
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)/1024
-    print(json.dumps(dict(mutants=n - first, grown=grown, found=dict(sorted(found.items())))))
+    print(json.dumps(dict(mutants=n - first, grown=round(peak() - base), found=dict(sorted(found.items())))))
 
 def fuzzed(folder, finished, first, count, seconds=1e9):
     (folder/'sources.json').write_text(json.dumps([str(finished.folder/'model'), str(ASSETS/'emoji-small')]))
