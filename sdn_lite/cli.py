@@ -63,9 +63,9 @@ def sdn_train(argv=None):
     p = train_parser(); given = vars(p.parse_args(argv))
     from sdn_lite.stages import DistillConfig, distill
     resume, quiet = given.pop('resume'), given.pop('quiet')
-    if resume and given: p.error(f"--resume goes on with the run's own settings: leave --{next(iter(given)).replace('_', '-')} out")
+    if resume is not None and given: p.error(f"--resume goes on with the run's own settings: leave --{next(iter(given)).replace('_', '-')} out")
     if 'levels' in given: given['levels'] = level_weights(given['levels'])
-    run = distill(resume if resume else DistillConfig(**given), progress=not quiet)
+    run = distill(DistillConfig(**given) if resume is None else resume, progress=not quiet)   # --resume '' is a mistake, not a new run
     if not run.finished: return 130
     print(f'Finished: {run.folder}/report.png shows the result. Draw with: sdn_generate "a red apple" --model {run.folder}')
 

@@ -69,7 +69,7 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
         name,      # a bundled name, a folder (a model or a run), or a Hub id such as 'user/model'
         **kwargs,  # for the Hub: revision, token, cache_dir, local_files_only, …
     ):
-        "Load a model. Raises `FileNotFoundError` or `ValueError` saying what is wrong with the name or the file."
+        "Load a model. Raises `FileNotFoundError`, `ValueError` or `ImportError` saying what is wrong with the name or the file."
         if not isinstance(name, (str, Path)): raise ValueError(f'model {name!r}: use a bundled name, a folder or a Hub id')
         folder = ASSETS/name if name in BUNDLED else Path(name)
         if (folder/'model/config.json').is_file(): folder = folder/'model'              # a run folder
@@ -91,10 +91,10 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
 def is_run(folder):
     "Whether `folder` was written by `distill`, finished or not."
     try: return 'epochs' in json.loads((folder/'config.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError, TypeError): return False
+    except (OSError, ValueError, TypeError, RecursionError): return False
 
 def read_model(cls, config, weights):
-    "A `TextToImage` from its two files. Raises `FileNotFoundError` or `ValueError` naming the file."
+    "A `TextToImage` from its two files. Raises `FileNotFoundError` or `ValueError` naming the file; `ImportError` if its text encoder needs a library that is not installed."
     for file in (config, weights):
         if not Path(file).is_file(): raise FileNotFoundError(f'{file} is missing: a model folder holds config.json and model.safetensors')
     try: about = json.loads(Path(config).read_text(encoding='utf-8')); text, shape = about.pop('text'), about.pop('student')
@@ -102,9 +102,10 @@ def read_model(cls, config, weights):
     try: state = {k: v.float() for k, v in load_file(weights).items()}
     except Exception as e: raise ValueError(f'{weights} is damaged ({reason(e)}): copy it again, or train again') from None
     try:
-        model = cls(build_text_encoder(text), Student(**shape), about)
-        model.load_state_dict(state)
+        # On 'meta' a network has shapes and no numbers: a config that claims a billion channels costs nothing, and no time goes into first weights
+        with torch.device('meta'): model = cls(build_text_encoder(text), Student(**shape), about)
+        model.load_state_dict(state, assign=True)
     except (FileNotFoundError, ImportError): raise               # a text encoder that is not installed here says so itself
-    except Exception as e: raise ValueError(f'{weights} does not fit {config}, which describes a student of {shape}: take both files from one model ({reason(e)})') from None
+    except Exception as e: raise ValueError(f'{weights} does not fit {config}, which describes a student of {str(shape)[:200]}: take both files from one model ({reason(e)})') from None
     model.metrics = read_metrics(Path(config).parent)
     return model.requires_grad_(False)

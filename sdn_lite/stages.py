@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['READERS', 'STAGES', 'TOLD', 'LOG', 'WARM', 'drawn_taps', 'DistillConfig', 'load_data', 'Pairs', 'text_encoder_for',
-           'first_vectors', 'Batches', 'Indexed', 'Streamed', 'replacing', 'save_model', 'Run', 'open_run',
-           'same_settings', 'plot_log', 'report_figure', 'write_report', 'Log', 'ctrl_c', 'pick_precision', 'warm_up',
-           'optimiser', 'distill', 'seed_of', 'save_checkpoint', 'load_checkpoint']
+           'first_vectors', 'Batches', 'Indexed', 'Streamed', 'replacing', 'save_model', 'checksum', 'seal',
+           'check_seal', 'Run', 'open_run', 'alone', 'same_settings', 'plot_log', 'report_figure', 'write_report',
+           'Log', 'ctrl_c', 'pick_precision', 'warm_up', 'optimiser', 'distill', 'seed_of', 'made_with', 'check_made',
+           'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/05_stages.ipynb #a944f95b
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from itertools import islice
-import csv, json, math, os, signal, time, torch
+import csv, hashlib, json, math, os, signal, time, torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
+from . import __version__
 from .data import Captioned, check_size, load_emoji, load_folder, one_of, reason
 from .datasets import Stream, load_cub, load_flowers, load_stackgan, load_stream
 from .text import Precomputed, ScaledEncoder, get_text_encoder, text_vectors
@@ -164,7 +166,7 @@ def replacing(path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp
-        with open(tmp, 'rb') as f: os.fsync(f.fileno())
+        with open(tmp, 'r+b') as f: os.fsync(f.fileno())           # Windows wants a file that is open for writing
         os.replace(tmp, path)
     except OSError as e: raise OSError(e.errno, f'{path} could not be written ({e.strerror or e}); free some space or choose another folder. What was there before is unchanged') from None
     except RuntimeError as e:   # torch's writer reports a full disk so
@@ -177,6 +179,26 @@ def save_model(folder, enc, student, **about):
     state = {f'{side}.{k}': v.detach().contiguous().cpu() for side, m in (('encoder', enc), ('student', student)) for k, v in m.state_dict().items()}
     with replacing(Path(folder)/'model.safetensors') as p: save_file(state, p, metadata=dict(format='pt'))
     with replacing(Path(folder)/'config.json') as p: p.write_text(json.dumps(config, indent=1), encoding='utf-8')
+
+# %% ../nbs/05_stages.ipynb #584a4f54
+def checksum(file, size)->str:
+    "The SHA-256 of the first `size` bytes."
+    h = hashlib.sha256()
+    with open(file, 'rb') as f:
+        while block := f.read(min(1 << 20, size - f.tell())): h.update(block)
+    return h.hexdigest()
+
+def seal(file):
+    "Append a line with the SHA-256 of what is in `file`. torch.load reads over it."
+    line = f'\nsha256 {checksum(file, os.path.getsize(file))}\n'
+    with open(file, 'ab') as f: f.write(line.encode())
+
+def check_seal(file):
+    "Raise `ValueError` if `file` was changed since it was sealed."
+    size = os.path.getsize(file) - len('\nsha256 ') - 64 - len('\n')
+    with open(file, 'rb') as f: f.seek(max(size, 0)); line = f.read()
+    if not line.startswith(b'\nsha256 '): raise ValueError('its end is missing')
+    if line != f'\nsha256 {checksum(file, size)}\n'.encode(): raise ValueError('its checksum does not agree with its content')
 
 # %% ../nbs/05_stages.ipynb #90a029cd
 STAGES = {1: 'Stage-I', 2: 'Stage-II'}
@@ -196,6 +218,7 @@ class Run:
         "The columns of log.csv as lists: step, stage, total, low, mid, high, images_per_second."
         file = self.folder/'log.csv'
         rows = list(csv.DictReader(file.open(encoding='utf-8'))) if file.is_file() else []
+        rows = [r for r in rows if all(r.get(c) for c in LOG)]           # a power cut may leave half a row
         return {c: [float(r[c]) for r in rows] for c in LOG}
     def seconds(self, batch)->float:
         "How long the steps in log.csv took, at `batch` pictures a step: also for a run that was stopped and resumed."
@@ -219,10 +242,26 @@ def open_run(config, resume)->Run:
     if file.is_file():
         if not resume: raise ValueError(f'out={config.out!r} holds a run already: resume it with resume=True (sdn_train --resume {config.out}), or choose another folder. Nothing is overwritten')
         same_settings(config, asdict(Run(folder).config), file)
-    elif folder.is_dir() and any(folder.iterdir()): raise ValueError(f'out={config.out!r} is a folder with other things in it: choose a new one')
+    elif folder.is_dir() and {f.name for f in folder.iterdir()} - {'.lock', f'{file.name}.part'}: raise ValueError(f'out={config.out!r} is a folder with other things in it: choose a new one')
     else:
         with replacing(file) as p: p.write_text(json.dumps(asdict(config), indent=1), encoding='utf-8')
     return Run(folder)
+
+@contextmanager
+def alone(config, main=True):
+    "Hold the run folder of `config`, so that no other training writes to it. Raises `ValueError` if one does. `main=False`: the main process of the same training holds it."
+    if not main: yield; return
+    from filelock import FileLock, Timeout
+    file = Path(config.out)/'.lock'
+    lock = FileLock(file)
+    # Processes that read pictures may outlive their killed parent by 5 seconds, and hold its lock
+    try: lock.acquire(timeout=6)
+    except Timeout: raise ValueError(f'out={config.out!r} is in use: another process is training there; wait until it has ended, or choose another folder') from None
+    except OSError as e: raise OSError(e.errno, f'{file} could not be written ({e.strerror or e}); free some space or choose another folder') from None
+    try:
+        same_settings(config, asdict(Run(config.out).config), file.with_name('config.json'))   # two may have started in one moment
+        yield
+    finally: lock.release()
 
 def same_settings(config, saved, file):
     "Raise `ValueError` naming the first setting in which `file` differs from `config`, if it changes the result."
@@ -285,7 +324,7 @@ class Log:
     def __init__(self, file, step, write=True):
         self.file, self.step, self.write, self.rows, self.seen, self.start, self.last = file, step, write, [], 0, time.monotonic(), {}
         if not write: return
-        kept = [r for r in csv.reader(file.open(encoding='utf-8', newline='')) if r[0].isdigit() and int(r[0]) <= step] if file.is_file() else []
+        kept = [r for r in csv.reader(file.open(encoding='utf-8', newline='')) if len(r) == len(LOG) and r[0].isdigit() and int(r[0]) <= step] if file.is_file() else []
         with replacing(file) as p, p.open('w', newline='', encoding='utf-8') as f: csv.writer(f).writerows([LOG, *kept])
 
     def add(self, stage, report, images):
@@ -295,7 +334,7 @@ class Log:
     def flush(self, config):
         "Write what was collected. Raises `FloatingPointError` naming stage, step and level."
         if not self.rows: return
-        speed, values = self.seen/(time.monotonic() - self.start), torch.stack([r[2] for r in self.rows]).float().cpu()
+        speed, values = self.seen/max(time.monotonic() - self.start, 1e-6), torch.stack([r[2] for r in self.rows]).float().cpu()
         good = values.isfinite().all(1)
         n = len(good) if good.all() else int((~good).int().argmax())
         if self.write and n:
@@ -389,7 +428,8 @@ def distill(
     if 'ACCELERATE_MIXED_PRECISION' not in os.environ: AcceleratorState._reset_state()   # a notebook may change the precision between runs
     acc = Accelerator(mixed_precision=pick_precision(config.precision))
     batches = (Streamed if isinstance(train, Stream) else Indexed)(train, enc, config, acc.process_index, acc.num_processes); train = batches.ds
-    run = open_run(config, resume)
+    if acc.is_main_process: open_run(config, resume)
+    acc.wait_for_everyone(); run = Run(config.out)
     if run.finished: return write_report(run, train, held, enc)
 
     torch.manual_seed(config.seed)
@@ -400,15 +440,16 @@ def distill(
         with torch.no_grad(): loss.calibrate([teacher(to_image(torch.stack([train.read(i) for i in range(k, len(train), 8)][:64]))) for k in range(min(8, len(train)))])
 
     shown = torch.cat([first_vectors(enc, ds, [k*len(ds)//8 for k in range(8)]) for ds in (train, held) if len(ds) >= 8] or [first_vectors(enc, train, [0])]).to(acc.device)
-    saved = load_checkpoint(run, config)
-    # The warm-up is a part of Stage-I and of the high level: a run without one of them does without it
-    if not saved and config.warmup and config.epochs[0] and config.levels.get('high', 1): warm_up(student, teacher, batches.pairs, config, progress and acc.is_main_process)
-    bare = student; student = acc.prepare(student)
-    at = dict(stage=1, epoch=0, batch=0, step=0)                     # where to go on
-    if saved: at = saved['at']; bare.load_state_dict(saved['student']); loss.load_state_dict(saved['loss'])
-    log, last_save = Log(run.folder/'log.csv', at['step'], acc.is_main_process), time.monotonic()
-
-    with ctrl_c() as stopped:
+    bare = student
+    made = made_with(acc, config, len(batches.ds))
+    with ctrl_c() as stopped, alone(config, acc.is_main_process):
+        at = dict(stage=1, epoch=0, batch=0, step=0)                 # where to go on
+        saved = load_checkpoint(run, config, made, acc.print)
+        if saved: at = saved['at']; bare.load_state_dict(saved['student']); loss.load_state_dict(saved['loss'])
+        # The warm-up is a part of Stage-I and of the high level: a run without one of them does without it
+        elif config.warmup and config.epochs[0] and config.levels.get('high', 1): warm_up(bare, teacher, batches.pairs, config, progress and acc.is_main_process)
+        student = acc.prepare(bare)
+        log, last_save = Log(run.folder/'log.csv', at['step'], acc.is_main_process), time.monotonic()
         for stage in range(at['stage'], 3):
             epochs, first = config.epochs[stage-1], dict(at) if at['stage'] == stage else dict(epoch=0, batch=0)
             steps = epochs*batches.count
@@ -419,7 +460,7 @@ def distill(
 
             def checkpoint(epoch, batch):
                 log.flush(config)
-                if acc.is_main_process: save_checkpoint(run, config, dict(at=dict(stage=stage, epoch=epoch, batch=batch, step=log.step), student=bare.state_dict(), loss=loss.state_dict(), optimizer=opt.state_dict(), schedule=sched.state_dict()))
+                if acc.is_main_process: save_checkpoint(run, config, dict(made=made, at=dict(stage=stage, epoch=epoch, batch=batch, step=log.step), student=bare.state_dict(), loss=loss.state_dict(), optimizer=opt.state_dict(), schedule=sched.state_dict()))
 
             for epoch in range(first['epoch'], epochs):
                 skip = first['batch'] if epoch == first['epoch'] else 0
@@ -445,7 +486,7 @@ def distill(
             log.flush(config); bar.close()
             if stage == 1 and acc.is_main_process:
                 with replacing(run.folder/'checkpoint/stage1.safetensors') as p: save_file({k: v.contiguous().cpu() for k, v in bare.state_dict().items()}, p)
-                save_checkpoint(run, config, dict(at=dict(stage=2, epoch=0, batch=0, step=log.step), student=bare.state_dict(), loss=loss.state_dict()))
+                save_checkpoint(run, config, dict(made=made, at=dict(stage=2, epoch=0, batch=0, step=log.step), student=bare.state_dict(), loss=loss.state_dict()))
     if acc.is_main_process:
         checkpoint(epochs, 0)
         pictures = config.epoch_pictures if isinstance(batches, Streamed) else len(train)
@@ -459,15 +500,45 @@ def distill(
 # %% ../nbs/05_stages.ipynb #79b0e739
 def seed_of(seed, stage, epoch): "A seed for the order of one epoch."; return seed*1_000_003 + stage*500_000 + epoch*2
 
-def save_checkpoint(run, config, state):
-    "Everything that going on needs, in one file that is complete or not there."
-    with replacing(run.folder/'checkpoint/state.pt') as p: torch.save(dict(config=json.dumps(asdict(config)), **state), p)
+def made_with(acc, config, pictures)->dict:
+    "What the result depends on besides the settings. It goes into every checkpoint."
+    device = torch.cuda.get_device_name(acc.device) if acc.device.type == 'cuda' else f'{acc.device.type} {torch.backends.cpu.get_cpu_capability()}'
+    return dict(pictures=pictures, processes=acc.num_processes, workers=config.workers, sdn_lite=__version__, torch=str(torch.__version__), device=device,
+                precision=str(acc.mixed_precision), threads=torch.get_num_threads())
 
-def load_checkpoint(run, config):
-    "The last checkpoint, or None. Raises `ValueError` if it is damaged or was written with other settings."
+def check_made(old, new, state, config, file)->str:
+    """What to say to someone who goes on elsewhere than where `file` was written, or ''. Raises `ValueError` where going on isn't safe.
+
+    Bit for bit the same result needs the same versions of this library and of PyTorch, the same device, precision, number of threads and
+    number of processes. Where one of them differs, only rounding does: the order of the pictures doesn't depend on them, and the run goes on.
+    It is not safe with other pictures, nor in the middle of an epoch of a stream with another number of processes or workers, which share
+    the stream among themselves: some pictures would be seen twice, and some never."""
+    stream, other = config.data.startswith('stream:'), [k for k in new if k in old and old[k] != new[k]]
+    for k in other:
+        if k == 'pictures' or stream and state['at']['batch'] and k in ('processes', 'workers'):
+            raise ValueError(f'{file} was written with {old[k]} {k}, now there are {new[k]}: bring back what there was, or choose another out')
+    said = [f'{k} {new[k]} (was {old[k]})' for k in other if k != 'workers' or stream]
+    return f"Going on with {', '.join(said)}: the run is as good, but not bit for bit what it would have been" if said else ''
+
+def save_checkpoint(run, config, state):
+    "Everything that going on needs, in one sealed file that is complete or not there. The one before it becomes state.previous.pt: at every moment one of the two is whole."
     file = run.folder/'checkpoint/state.pt'
-    if not file.is_file(): return None
-    try: state = torch.load(file, map_location='cpu', weights_only=True); saved = json.loads(state['config']); state['at'], state['student'], state['loss']
-    except Exception as e: raise ValueError(f'{file} is damaged ({reason(e)}): remove it to start this run again') from None
-    same_settings(config, saved, file)
-    return state
+    with replacing(file) as p:
+        torch.save(dict(config=json.dumps(asdict(config)), **state), p); seal(p)
+        if file.is_file():
+            try: check_seal(file)
+            except ValueError: pass                              # a damaged one must not replace a good one
+            else: os.replace(file, file.with_name('state.previous.pt'))
+
+def load_checkpoint(run, config, made=None, say=print):
+    "The last checkpoint that is whole, or None if there is none. Says which is damaged. Raises `ValueError` if none is whole, or `check_made` or other settings forbid to go on."
+    damaged = []
+    for file in (run.folder/'checkpoint'/name for name in ('state.pt', 'state.previous.pt')):
+        if not file.is_file(): continue
+        try: check_seal(file); state = torch.load(file, map_location='cpu', weights_only=True); saved = json.loads(state['config']); state['at'], state['student'], state['loss'], state['made']
+        except Exception as e: damaged.append(f'{file} is damaged ({reason(e)})'); continue
+        same_settings(config, saved, file)
+        if damaged: say(f"{damaged[0]}. The one before it is used, of step {state['at']['step']}")
+        if made and (news := check_made(state['made'], made, state, config, file)): say(news)
+        return state
+    if damaged: raise ValueError(f"{', '.join(damaged)}: remove {'it' if len(damaged) == 1 else 'them'} to start this run again")

@@ -9,7 +9,7 @@ __all__ = ['ALPHABET', 'LENGTH', 'ENCODERS', 'plain', 'encode', 'TextEncoder', '
            'build_text_encoder']
 
 # %% ../nbs/01_text.ipynb #416685c7
-import hashlib, json, os, tempfile, unicodedata, warnings
+import hashlib, json, math, os, tempfile, unicodedata, warnings
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
 from fastcore.xdg import xdg_cache_home
@@ -235,12 +235,14 @@ def sentence_dim(folder):
     try:
         dim = 0
         for module in json.loads((folder/'modules.json').read_text(encoding='utf-8')):
+            if not module['type'].startswith('sentence_transformers.'): raise PermissionError      # older versions run Python code that lies in the folder
             file, kind = folder/module['path']/'config.json', module['type'].rsplit('.', 1)[-1]
             if kind == 'Pooling':
                 about = json.loads(file.read_text(encoding='utf-8')); modes = [k for k, v in about.items() if k.startswith('pooling_mode_') and v is True]
                 dim = about.get('word_embedding_dimension', about.get('embedding_dimension'))*max(1, len(modes))   # several ways of pooling are put side by side
             elif kind == 'Dense': dim = json.loads(file.read_text(encoding='utf-8'))['out_features']
         if dim > 0: return dim
+    except PermissionError: raise ValueError(f'{folder} wants to run code of its own ({module["type"]} in modules.json), which could do anything on this machine: use a model that is made of the modules of sentence_transformers alone') from None
     except Exception: pass
     raise ValueError(f'{folder} is no folder of a sentence-transformers model (modules.json and what it names): give one that model.save(folder) wrote')
 
@@ -322,5 +324,6 @@ def get_text_encoder(
 def build_text_encoder(config)->TextEncoder:
     "The encoder that `config`, an encoder's own description, describes; a char-CNN-RNN without its weights."
     kinds = {'char-cnn-rnn': CharCnnRnn, 'static': StaticEncoder, 'sentence': SentenceEncoder, 'precomputed': Precomputed}
-    config = dict(config)
+    config = dict(config); recall = config.get('recall', 0.)
+    if isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 <= recall < math.inf: raise ValueError(f'recall={recall!r}: use a temperature such as 0.03, or 0')
     return kinds[config.pop('name')](**config)

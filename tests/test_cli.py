@@ -41,6 +41,7 @@ def test_generate_several_captions_zoomed_into_a_folder(tmp_path):
     (['sdn_train', '--lr', '0'], 'lr=0.0'),
     (['sdn_train', '--resume', 'nowhere'], 'nowhere is no run folder'),
     (['sdn_train', '--resume', 'nowhere', '--lr', '1'], 'leave --lr out'),
+    (['sdn_train', '--resume', ''], 'is no run folder'),       # an unset variable of a shell
     (['sdn_train', '--no-such-option'], 'sdn_train --help'),
 ])
 def test_a_mistake_gets_one_line_and_exit_code_2(command, says, tmp_path):
