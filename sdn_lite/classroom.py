@@ -104,7 +104,7 @@ class Trainer:
             self.say('Getting ready.')
             (n, epochs), out, ds = SIZES[size], Path(self.folder.name), load_emoji('small', 'train', 64)
             data = 'emoji-small' if n is None else write_folder(ds, some(ds, n), out/'pictures')
-            config = DistillConfig(data=data, out=out/'run', epochs=epochs, batch=8, precision='no')
+            config = DistillConfig(data=data, out=out/'run', warmup=300, epochs=epochs, batch=8, precision='no')
             def look(run, news):
                 if (stage := STAGES[news['stage']]) not in said: said.append(stage); self.say(f'Training: {stage}. The other tabs go on working.')
                 return bool(watch(run, news)) | self.stopping.is_set()

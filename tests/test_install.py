@@ -91,7 +91,7 @@ def use(bin, folder):
     assert 'No broken requirements' in run([bin/'python', '-m', 'pip', 'check'], folder)
     run([bin/'python', '-c', USE], folder)
     assert run([bin/'sdn_generate', 'a red apple'], folder).strip() == 'a-red-apple.png' and (folder/'a-red-apple.png').stat().st_size > 1000
-    run([bin/'sdn_train', '--quiet', '--size', 32, '--fc-dim', 32, '--batch', 64, '--epochs', 1, 1, '--snapshots', 1, '--out', 'run'], folder)
+    run([bin/'sdn_train', '--quiet', '--size', 32, '--fc-dim', 32, '--warmup', 3, '--batch', 64, '--epochs', 1, 1, '--snapshots', 1, '--out', 'run'], folder)
     run([bin/'sdn_train', '--resume', 'run'], folder)
     run([bin/'sdn_generate', 'a red apple', 'a cat', '--model', 'run', '--out', 'drawn'], folder)
     assert {f.name for f in (folder/'drawn').iterdir()} == {'a-red-apple.png', 'a-cat.png'} and (folder/'run/report.png').is_file()

@@ -28,7 +28,7 @@ def lite0(): return get_teacher(*LITE0)
 @pytest.fixture(scope='module')
 def run(pictures, tmp_path_factory):
     "A run with a teacher of timm, of 3 + 3 steps."
-    return distill(DistillConfig(data=str(pictures), out=str(tmp_path_factory.mktemp('timm')/'run'), teacher=TINY, teacher_weights=None, size=32, fc_dim=32, epochs=(1, 1), batch=8), progress=False)
+    return distill(DistillConfig(data=str(pictures), out=str(tmp_path_factory.mktemp('timm')/'run'), teacher=TINY, teacher_weights=None, size=32, fc_dim=32, epochs=(1, 1), warmup=3, batch=8), progress=False)
 
 # ---------------------------------------------------------------- teacher and student fit
 
@@ -180,7 +180,7 @@ def test_pool_is_for_vggs():
 
 def test_a_network_of_one_size_says_so_before_anything_is_written(tmp_path, pictures):
     with pytest.raises(ValueError, match=r"timm/nest_tiny can't read pictures of 64 x 64 \(.*\): use size=224, which it can"):
-        distill(DistillConfig(data=str(pictures), out=str(tmp_path/'run'), teacher='timm/nest_tiny', teacher_weights=None, fc_dim=8), progress=False)
+        distill(DistillConfig(data=str(pictures), out=str(tmp_path/'run'), teacher='timm/nest_tiny', teacher_weights=None, fc_dim=8, warmup=3), progress=False)
     assert not (tmp_path/'run').exists()
 
 @pytest.mark.parametrize('shape', [(3, 32, 32), (1, 3, 33, 32), (1, 3, 0, 32)])
@@ -213,7 +213,7 @@ def test_run_folder_is_complete_and_read_again(run):
     assert json.loads((run.folder/'model/config.json').read_text())['student']['mirrors'][1] == list(teacher.taps[1])
 
 def test_resumed_run_equals_one_that_ran_through(run, tmp_path, pictures):
-    config = DistillConfig(data=str(pictures), out=str(tmp_path/'run'), teacher=TINY, teacher_weights=None, size=32, fc_dim=32, epochs=(1, 1), batch=8)
+    config = DistillConfig(data=str(pictures), out=str(tmp_path/'run'), teacher=TINY, teacher_weights=None, size=32, fc_dim=32, epochs=(1, 1), warmup=3, batch=8)
     stop_at = lambda run, stage, step, student: (_ for _ in ()).throw(KeyboardInterrupt) if stage == 2 else None
     with pytest.raises(KeyboardInterrupt): distill(config, progress=False, callback=stop_at)
     again, whole = distill(config, resume=True, progress=False), run.students()['Stage-I']

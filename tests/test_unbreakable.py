@@ -78,7 +78,7 @@ def assert_same_run(a, b):
 @pytest.fixture(scope='module')
 def whole(pictures, tmp_path_factory):
     "A run that nobody kills, its settings, and how long it took."
-    config = DistillConfig(data=str(pictures), out=str(tmp_path_factory.mktemp('whole')/'run'), size=32, fc_dim=32, epochs=(8, 8), batch=8, snapshots=4, save_seconds=0)
+    config = DistillConfig(data=str(pictures), out=str(tmp_path_factory.mktemp('whole')/'run'), size=32, fc_dim=32, epochs=(8, 8), warmup=3, batch=8, snapshots=4, save_seconds=0)
     finish(start(config)); began = time.monotonic()
     other = DistillConfig(**asdict(config) | dict(out=config.out + '2')); finish(start(other)); seconds = time.monotonic() - began
     assert_same_run(Run(other.out), Run(config.out))
@@ -226,7 +226,7 @@ def test_notebook_may_train_again_after_an_error_or_a_stop(tiny, finished, quick
     assert_same_weights(distill(tiny(), resume=True, progress=False), finished)
 
 def test_processes_of_one_training_do_not_refuse_each_other(pictures, tmp_path):
-    command = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'sdn_lite.cli', '--data', pictures, '--out', 'run', '--size', 32, '--fc-dim', 32, '--epochs', 1, 1, '--batch', 8, '--snapshots', 1, '--quiet']
+    command = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'sdn_lite.cli', '--data', pictures, '--out', 'run', '--size', 32, '--fc-dim', 32, '--warmup', 3, '--epochs', 1, 1, '--batch', 8, '--snapshots', 1, '--quiet']
     r = subprocess.run([sys.executable, *map(str, command)], cwd=tmp_path, capture_output=True, text=True, env=os.environ | dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1'))
     assert r.returncode == 0, r.stderr[-2000:]
     run = Run(tmp_path/'run')
@@ -241,7 +241,7 @@ from pathlib import Path
 from sdn_lite.all import *
 from sdn_lite.cli import sdn_generate
 stop = lambda run, stage, step, student: step == 8 and os.kill(os.getpid(), signal.SIGINT)
-config = DistillConfig(data=sys.argv[1], out=sys.argv[2], size=32, fc_dim=32, epochs=(2, 2), batch=8, snapshots=6)
+config = DistillConfig(data=sys.argv[1], out=sys.argv[2], size=32, fc_dim=32, epochs=(2, 2), warmup=3, batch=8, snapshots=6)
 assert not distill(config, progress=False, callback=stop).finished
 run = distill(sys.argv[2], progress=False)
 assert run.finished and Run(run.folder).log()['step'] == list(range(1, 13)), run
