@@ -35,7 +35,7 @@ t2i = TextToImage.from_pretrained({{ model_id }})
 t2i('a red apple').save('apple.png')
 ```
 
-{% if text.name == 'precomputed' %}It reads no words: instead of a caption, give it a tensor `[1, {{ text.dim }}]` of ready text vectors.{% elif text.name == 'sentence' %}It reads captions with {{ text_source }}, which is not part of these files: `pip install "sdn_lite[text]"`.{% else %}It reads captions letter by letter, with a char-CNN-RNN that is part of these files.{% endif %}
+{% if text.name == 'precomputed' %}It reads no words: instead of a caption, give it a tensor `[1, {{ text.dim }}]` of ready text vectors.{% elif text.name == 'sentence' %}It reads captions with {{ text_source }}, which is not part of these files: `pip install "sdn_lite[text]"`.{% elif text.name == 'static' %}It reads captions by their words, in any order, with {{ text_source }}, which is not part of these files.{% else %}It reads captions letter by letter, with a char-CNN-RNN that is part of these files.{% endif %}
 
 ## What it was trained on
 
@@ -94,7 +94,7 @@ def model_card(
         for s, some in metrics['examples'].items(): badly.append(f"It fails most at these captions of {s}: {', '.join(plainly(e['caption']) for e in some if e['rank'] == 'worst')}.")
     source = config['text'].get('source', '')
     return ModelCard.from_template(header, template_str=CARD, ours=OURS, title=name, model_id=repr(model_id), student=config['student'], teacher=plainly(config.get('teacher', 'a VGG')), text=config['text'],
-        text_source='all-MiniLM-L6-v2' if source == 'minilm' else plainly(Path(source).name), about_data=about, license=license, pictures=config.get('pictures'),
+        text_source=dict(minilm='all-MiniLM-L6-v2', static='the word list that comes with sdn_lite').get(source) or plainly(Path(source).name), about_data=about, license=license, pictures=config.get('pictures'),
         settings={k: plainly(v) for k, v in config.get('settings', {}).items()}, seconds=seconds, time=f'{seconds/3600:.1f} hours' if seconds > 5400 else f'{seconds/60:.0f} minutes' if seconds > 90 else f'{seconds:.0f} seconds',
         machine=plainly(config.get('machine', '')), metrics=metrics, shown=SHOWN, badly=badly)
 

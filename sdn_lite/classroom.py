@@ -49,7 +49,7 @@ def about_model(m)->str:
     "A sentence that says which model draws, and how it reads."
     from sdn_lite.widgets import plain
     text, data = m.t2i.encoder.config, dict(zip(('emoji-small', 'emoji'), ('the small set of emoji', 'all emoji'))).get(m.t2i.about.get('data'), 'pictures of its own')
-    reads = {'char-cnn-rnn': 'letter by letter, with a char-CNN-RNN', 'sentence': f"by the meaning of its words, with the sentence transformer {'MiniLM' if text.get('source') == 'minilm' else Path(text.get('source', '')).name}"}[text['name']]
+    reads = {'char-cnn-rnn': 'letter by letter, with a char-CNN-RNN', 'static': 'by the meaning of its words, in any order, with a word list', 'sentence': f"by the meaning of its words, with the sentence transformer {'MiniLM' if text.get('source') == 'minilm' else Path(text.get('source', '')).name}"}[text['name']]
     return f"Model: {plain(m.name)}. It was trained on {data}{f' ({len(m.known)} pictures)' if m.known else ''} and reads your caption {reads}."
 
 def some(ds, n)->list:

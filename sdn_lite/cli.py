@@ -80,7 +80,7 @@ def sdn_generate(argv=None):
     "Command: draw captions."
     p = Parser('sdn_generate', description='Draw captions as PNG pictures.', epilog='Example: sdn_generate "a red apple" "a cat with tears of joy" --zoom 4')
     p.add_argument('captions', nargs='+', help='what to draw; one picture each')
-    p.add_argument('--model', default='emoji-small', help='a bundled name, a model or run folder, or a Hub id [emoji-small]')
+    p.add_argument('--model', default='emoji', help='a bundled name, a model or run folder, or a Hub id [emoji]')
     p.add_argument('--out', help='for one caption: the file; for several: the folder [named after the caption, here]')
     p.add_argument('--zoom', type=int, default=1, help='enlarge each pixel to ZOOM x ZOOM [1]')
     a = p.parse_args(argv)

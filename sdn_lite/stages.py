@@ -202,7 +202,7 @@ def check_seal(file):
 
 # %% ../nbs/05_stages.ipynb #90a029cd
 STAGES = {1: 'Stage-I', 2: 'Stage-II'}
-TOLD = ('recall', 'teacher', 'pool', 'size', 'fc_dim', 'init', 'epochs', 'batch', 'lr', 'plain', 'schedule', 'scale', 'levels', 'seed', 'precision')   # settings that a model's card repeats
+TOLD = ('recall', 'teacher', 'pool', 'size', 'fc_dim', 'init', 'warmup', 'epochs', 'batch', 'lr', 'plain', 'schedule', 'scale', 'levels', 'seed', 'precision')   # settings that a model's card repeats
 
 class Run:
     "A run folder. Raises `FileNotFoundError` if there is none at `folder`."
@@ -491,7 +491,7 @@ def distill(
         checkpoint(epochs, 0)
         pictures = config.epoch_pictures if isinstance(batches, Streamed) else len(train)
         save_model(run.folder/'model', enc, bare, teacher=config.teacher, data=config.data, pictures=pictures, seconds=round(run.seconds(pictures/batches.count)),
-                   machine=torch.cuda.get_device_name() if acc.device.type == 'cuda' else f'{torch.get_num_threads()} CPU threads', settings={k: v for k, v in asdict(config).items() if k in TOLD})
+                   machine=torch.cuda.get_device_name() if acc.device.type == 'cuda' else f"{(n := torch.get_num_threads())} CPU thread{'s'*(n > 1)}", settings={k: v for k, v in asdict(config).items() if k in TOLD})
         write_card(run.folder/'model')
         write_report(run, train, held, enc)
     acc.wait_for_everyone()
