@@ -76,7 +76,7 @@ async def main(n, model):
             await page.get_by_role('tab', name='Ablate').click(); await page.get_by_label('mid', exact=True).wait_for(); await asyncio.sleep(1)
             await clicks('click on a level', [page.get_by_label(name, exact=True) for name in ('mid', 'mid', 'high', 'high')])
             await page.get_by_role('tab', name='Play').click(); box = page.get_by_label('caption', exact=True); await box.fill(''); await asyncio.sleep(1); ms = []
-            for c in 'a happy red dragon in the snow': await box.press_sequentially(c); ms.append(await answer(page)); await asyncio.sleep(.2)
+            for c in 'ahappyreddragonwithagreenhat': await box.press_sequentially(c); ms.append(await answer(page)); await asyncio.sleep(.2)
             told('key in the Playground', ms)
             pages, start = [page], time.monotonic()
             for k in range(1, n, 3): pages += await asyncio.gather(*(visit() for _ in range(min(3, n - k))))
