@@ -34,7 +34,7 @@ def test_log_has_the_columns_of_the_design_and_a_row_for_each_step(finished):
 
 def test_run_folder_holds_what_the_design_says(finished):
     assert {p.name for p in finished.folder.iterdir()} == {'.lock', 'config.json', 'log.csv', 'checkpoint', 'samples', 'model', 'report.png'}
-    assert {p.name for p in (finished.folder/'model').iterdir()} == {'config.json', 'model.safetensors'}
+    assert {p.name for p in (finished.folder/'model').iterdir()} == {'README.md', 'config.json', 'model.safetensors'}
     assert [p.name for p in sorted((finished.folder/'samples').iterdir())] == [f'step_{s:06}.png' for s in range(1, 2*STEPS + 1)]
     for p in (finished.folder/'report.png', *(finished.folder/'samples').iterdir()):
         with Image.open(p) as f: assert f.format == 'PNG' and len(f.convert('RGB').getcolors(1 << 24)) > 1
