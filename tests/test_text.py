@@ -42,7 +42,7 @@ def test_random_encoder_differs_from_the_trained_one(encoder):
 
 @pytest.mark.parametrize('name', ['bert', '', 'nowhere.safetensors'])
 def test_unknown_encoder_names_the_choices(name):
-    with pytest.raises(ValueError, match=rf"text encoder '{name}' is unknown: use one of 'char-cnn-rnn', 'minilm', 'precomputed', a sentence-transformers folder, or a \.safetensors file"): get_text_encoder(name)
+    with pytest.raises(ValueError, match=rf"text encoder '{name}' is unknown: use one of 'char-cnn-rnn', 'static', 'minilm', 'precomputed', a folder of sentence-transformers or model2vec, or a \.safetensors file"): get_text_encoder(name)
 
 @pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:1000], lambda b: b[:-100], lambda b: b'{}' + b], ids=['no bytes', 'header only', 'truncated', 'shifted'])
 def test_damaged_encoder_file_is_named(tmp_path, damage):
@@ -228,8 +228,8 @@ def test_a_run_with_recall_is_loaded_with_what_it_knows(tiny, quick_report):
     assert len(t2i.encoder.known) == len(ds) and t2i.encoder.recall == .03
     torch.testing.assert_close(t2i.encoder(first), t2i.encoder.known, atol=.1, rtol=0)
 
-def test_recall_needs_a_sentence_transformer(tiny):
-    with pytest.raises(ValueError, match=r"recall=0\.03 works with sentence transformers: use text='minilm'"): distill(tiny(recall=.03), progress=False)
+def test_recall_is_not_for_letters(tiny):
+    with pytest.raises(ValueError, match=r"recall=0\.03 works with the text encoders 'static', 'minilm'"): distill(tiny(recall=.03), progress=False)
 
 # ---------------------------------------------------------------- ready vectors
 
