@@ -22,7 +22,10 @@ def watch(command):
     if p.returncode: sys.exit(p.returncode)
     return time.monotonic() - start, peak/1e9
 
-def bytes_of(pictures): "Float `[N, 3, H, W]` in [0, 1] as the judge wants them: uint8 `[N, H, W, 3]`."; return pictures.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+def bytes_of(pictures):
+    "Float `[N, 3, H, W]` in [0, 1] as pictures to look at: uint8 `[N, H, W, 3]`."
+    from sdn_lite.metrics import as_bytes
+    return as_bytes(pictures).permute(0, 2, 3, 1).numpy()
 
 def judged(draw, subset='small'):
     "`draw(captions) -> float [N, 3, H, W]`, judged on every split."

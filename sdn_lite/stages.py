@@ -6,8 +6,8 @@
 __all__ = ['READERS', 'STAGES', 'TOLD', 'LOG', 'WARM', 'drawn_taps', 'DistillConfig', 'load_data', 'Pairs', 'text_encoder_for',
            'first_vectors', 'Batches', 'Indexed', 'Streamed', 'replacing', 'save_model', 'checksum', 'seal',
            'check_seal', 'Run', 'open_run', 'alone', 'same_settings', 'plot_log', 'report_figure', 'write_report',
-           'Log', 'ctrl_c', 'pick_precision', 'warm_up', 'optimiser', 'distill', 'seed_of', 'made_with', 'check_made',
-           'save_checkpoint', 'load_checkpoint']
+           'Log', 'ctrl_c', 'pick_precision', 'adam', 'one_cycle', 'warm_up', 'optimiser', 'distill', 'seed_of',
+           'made_with', 'check_made', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/05_stages.ipynb #a944f95b
 from contextlib import contextmanager
@@ -52,6 +52,7 @@ class DistillConfig:
     plain: float = None              # share of the time that a picture comes with its first caption; None: as the data says
     schedule: str = 'onecycle'       # 'onecycle' | 'constant' (the paper, with lr=1e-4)
     scale: str = 'calibrated'        # 'calibrated' | 'raw'
+    distance: str = 'l1'             # 'l1' (the paper) | 'l2'
     levels: dict = field(default_factory=lambda: dict(low=3., mid=1., high=.5))   # weights; the paper has 1 for all
     seed: int = 0
     precision: str = 'auto'          # 'auto' | 'no' | 'bf16' | 'fp16'
@@ -64,7 +65,7 @@ class DistillConfig:
         for name in ('data', 'out', 'text', 'teacher_weights'):                            # a Path is as good as a string
             if getattr(self, name) is not None: setattr(self, name, os.fspath(getattr(self, name)))
         for name, choices in dict(teacher=(*TEACHERS, self.teacher if str(self.teacher).startswith('timm/') else 'timm/NAME'), pool=('avg', 'max'), init=INITS, schedule=('onecycle', 'constant'),
-                                  scale=('calibrated', 'raw'), precision=('auto', 'no', 'bf16', 'fp16')).items(): one_of(name, getattr(self, name), choices)
+                                  scale=('calibrated', 'raw'), distance=('l1', 'l2'), precision=('auto', 'no', 'bf16', 'fp16')).items(): one_of(name, getattr(self, name), choices)
         check_size(self.size)
         whole = lambda v, least: isinstance(v, int) and not isinstance(v, bool) and v >= least
         number = lambda v, least: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and v >= least
@@ -202,7 +203,7 @@ def check_seal(file):
 
 # %% ../nbs/05_stages.ipynb #90a029cd
 STAGES = {1: 'Stage-I', 2: 'Stage-II'}
-TOLD = ('recall', 'teacher', 'pool', 'size', 'fc_dim', 'init', 'warmup', 'epochs', 'batch', 'lr', 'plain', 'schedule', 'scale', 'levels', 'seed', 'precision')   # settings that a model's card repeats
+TOLD = ('recall', 'teacher', 'pool', 'size', 'fc_dim', 'init', 'warmup', 'epochs', 'batch', 'lr', 'plain', 'schedule', 'scale', 'distance', 'levels', 'seed', 'precision')   # settings that a model's card repeats
 
 class Run:
     "A run folder. Raises `FileNotFoundError` if there is none at `folder`."
@@ -372,6 +373,13 @@ def pick_precision(precision):
     return 'bf16' if fast else 'no'
 
 # %% ../nbs/05_stages.ipynb #85c98847
+def adam(parameters, lr, device): "Adam as it is used here."; return torch.optim.Adam(parameters, lr, betas=(.9, .99), fused=device.type in ('cpu', 'cuda'))
+
+def one_cycle(opt, lr, steps):
+    "A rate that rises to `lr` for a fifth of the steps, and falls."
+    # A rise of a fifth of 5 steps is no step at all: OneCycleLR would divide by zero
+    return torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=max(steps, 1), pct_start=.2 if steps != 5 else .3)
+
 WARM = 50_000_000   # numbers of the teacher's deepest tap that are kept for the warm-up (200 MB): so many pictures take part
 
 def warm_up(
@@ -390,7 +398,7 @@ def warm_up(
         real = torch.cat([teacher(read(idx))[deepest] for idx in which.split(64)])
     size = real.abs().mean().clamp_min(1e-8)
     layers = [p for name, p in student.named_parameters() if not name.startswith('convs.')]
-    opt = torch.optim.Adam(layers, 2e-3, betas=(.9, .99), fused=device.type in ('cpu', 'cuda')); sched = torch.optim.lr_scheduler.OneCycleLR(opt, 2e-3, total_steps=config.warmup + 1, pct_start=.2)
+    opt = adam(layers, 2e-3, device); sched = one_cycle(opt, 2e-3, config.warmup + 1)
     gen, order, losses = torch.Generator().manual_seed(config.seed), torch.zeros(0, dtype=torch.long), []
     for step in tqdm(range(config.warmup), desc='warm-up', disable=not progress):
         if not len(order): order = torch.randperm(n, generator=gen); pairs.choose(config.seed + step, config.plain)
@@ -402,10 +410,9 @@ def warm_up(
 # %% ../nbs/05_stages.ipynb #85130b4a
 def optimiser(config, student, steps, device):
     "Adam and its learning-rate schedule for `steps` steps."
-    opt = torch.optim.Adam(student.parameters(), config.lr, betas=(.9, .99), fused=device.type in ('cpu', 'cuda'))
+    opt = adam(student.parameters(), config.lr, device)
     if config.schedule == 'constant': return opt, torch.optim.lr_scheduler.ConstantLR(opt, 1.)
-    # A rise of a fifth of 5 steps is no step at all: OneCycleLR would divide by zero
-    return opt, torch.optim.lr_scheduler.OneCycleLR(opt, config.lr, total_steps=max(steps, 1), pct_start=.2 if steps != 5 else .3)
+    return opt, one_cycle(opt, config.lr, steps)
 
 def distill(
     config,         # a `DistillConfig`, or the run folder to go on with
@@ -433,7 +440,7 @@ def distill(
     if run.finished: return write_report(run, train, held, enc)
 
     torch.manual_seed(config.seed)
-    student, loss = mirror(teacher, enc.dim, config.fc_dim, config.size, config.init), LevelLoss(teacher, config.levels, config.scale)
+    student, loss = mirror(teacher, enc.dim, config.fc_dim, config.size, config.init), LevelLoss(teacher, config.levels, config.scale, config.distance)
     teacher, student, loss = (m.to(acc.device, memory_format=torch.channels_last) for m in (teacher, student, loss))
     to_image = lambda x: x.to(acc.device, memory_format=torch.channels_last).float()/255
     if config.scale == 'calibrated':

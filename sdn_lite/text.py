@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ALPHABET', 'LENGTH', 'ENCODERS', 'plain', 'encode', 'TextEncoder', 'CharCnnRnn', 'text_vectors', 'cache_folder',
-           'kept', 'joint_embedding_loss', 'drop_words', 'train_text', 'whiten', 'ScaledEncoder', 'SentenceEncoder',
-           'sentence_dim', 'find_minilm', 'of_model2vec', 'StaticEncoder', 'Precomputed', 'get_text_encoder',
-           'build_text_encoder']
+           'kept', 'joint_embedding_loss', 'drop_words', 'train_text', 'whiten', 'ScaledEncoder', 'FolderEncoder',
+           'SentenceEncoder', 'sentence_dim', 'find_minilm', 'of_model2vec', 'StaticEncoder', 'Precomputed',
+           'get_text_encoder', 'build_text_encoder']
 
 # %% ../nbs/01_text.ipynb #416685c7
 import hashlib, json, math, os, tempfile, unicodedata, warnings
@@ -207,28 +207,34 @@ class ScaledEncoder(TextEncoder):
         self.mean.copy_(z.mean(0)); self.scale.copy_((z - self.mean).square().mean().sqrt().clamp_min(1e-6))
         if self.recall and first is not None: self.known = (first.to(self.mean) - self.mean)/self.scale
 
-class SentenceEncoder(ScaledEncoder):
-    "A sentence-transformers model: 'minilm', or a folder. Its weights are read when they are first needed, and never changed."
-    def __init__(self, source='minilm', recall=0., known=0):
-        folder = find_minilm() if source == 'minilm' else Path(source)
-        super().__init__(sentence_dim(folder), recall, known); self.folder, self.source, self._model = folder, str(source), []
+class FolderEncoder(ScaledEncoder):
+    "An encoder whose weights lie in a folder: `read()` them when they are first needed. They are never changed, and no part of a saved model."
+    def __init__(self, folder, source, dim, recall=0., known=0): super().__init__(dim, recall, known); self.folder, self.source, self._model = folder, str(source), []
     @property
     def model(self):
         "The model itself, in a list so that it is no part of our own weights."
-        if not self._model:
-            try: from sentence_transformers import SentenceTransformer
-            except ImportError: raise ImportError(f"text encoder {self.source!r} needs the library sentence-transformers: pip install 'sdn_lite[text]'") from None
-            try: self._model.append(SentenceTransformer(str(self.folder), device='cpu', local_files_only=True))
-            except Exception as e: raise ValueError(f'{self.folder} cannot be read as a sentence-transformers model ({reason(e)}): copy the whole folder again') from None
+        if not self._model: self._model.append(self.read())
         return self._model[0]
-    def raw(self, captions): return self.model.encode(list(captions), convert_to_tensor=True, show_progress_bar=False).float().cpu().clone()
     @property
-    def config(self): return dict(name='sentence', source=self.source, recall=self.recall, known=len(self.known))
+    def config(self): return dict(name=self.kind, source=self.source, recall=self.recall, known=len(self.known))
     @property
     def key(self):
         "A hash of every file that the vectors depend on."
         files = [f for f in sorted(self.folder.rglob('*')) if f.suffix in ('.json', '.txt', '.model', '.safetensors', '.bin')]
         return hashlib.sha256(b''.join(f.relative_to(self.folder).as_posix().encode() + hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()
+
+class SentenceEncoder(FolderEncoder):
+    "A sentence-transformers model: 'minilm', or a folder."
+    kind = 'sentence'
+    def __init__(self, source='minilm', recall=0., known=0):
+        folder = find_minilm() if source == 'minilm' else Path(source)
+        super().__init__(folder, source, sentence_dim(folder), recall, known)
+    def read(self):
+        try: from sentence_transformers import SentenceTransformer
+        except ImportError: raise ImportError(f"text encoder {self.source!r} needs the library sentence-transformers: pip install 'sdn_lite[text]'") from None
+        try: return SentenceTransformer(str(self.folder), device='cpu', local_files_only=True)
+        except Exception as e: raise ValueError(f'{self.folder} cannot be read as a sentence-transformers model ({reason(e)}): copy the whole folder again') from None
+    def raw(self, captions): return self.model.encode(list(captions), convert_to_tensor=True, show_progress_bar=False).float().cpu().clone()
 
 def sentence_dim(folder):
     "Numbers in a vector of the sentence-transformers model in `folder`, from its description alone."
@@ -264,29 +270,20 @@ def of_model2vec(folder):
     try: return json.loads((folder/'config.json').read_text(encoding='utf-8')).get('model_type') == 'model2vec'
     except Exception: return False
 
-class StaticEncoder(ScaledEncoder):
+class StaticEncoder(FolderEncoder):
     "A model2vec word list: 'static', MiniLM's, which is bundled, or a folder. A caption is the mean of its words; their order is lost."
+    kind = 'static'
     def __init__(self, source='static', recall=0., known=0):
         folder = ASSETS/'static-minilm' if source == 'static' else Path(source)
         try:
             with safe_open(folder/'model.safetensors', 'pt') as f: dim = f.get_slice('embeddings').get_shape()[1]
         except Exception as e: raise ValueError(f'{folder} cannot be read as a model2vec model ({reason(e)}): give a folder that StaticModel.save_pretrained wrote') from None
-        super().__init__(dim, recall, known); self.folder, self.source, self._model = folder, str(source), []
-    @property
-    def model(self):
-        "The word list, read when it is first needed; in a list so that it is no part of our own weights."
-        if not self._model:
-            from model2vec import StaticModel
-            try: self._model.append(StaticModel.from_pretrained(self.folder))
-            except Exception as e: raise ValueError(f'{self.folder} cannot be read as a model2vec model ({reason(e)}): copy the whole folder again') from None
-        return self._model[0]
+        super().__init__(folder, source, dim, recall, known)
+    def read(self):
+        from model2vec import StaticModel
+        try: return StaticModel.from_pretrained(self.folder)
+        except Exception as e: raise ValueError(f'{self.folder} cannot be read as a model2vec model ({reason(e)}): copy the whole folder again') from None
     def raw(self, captions): return torch.from_numpy(self.model.encode([plain(c).encode('utf-8', 'replace').decode() for c in captions], show_progress_bar=False, use_multiprocessing=False)).float()
-    @property
-    def config(self): return dict(name='static', source=self.source, recall=self.recall, known=len(self.known))
-    @property
-    def key(self):
-        "A hash of the word list."
-        return hashlib.sha256(b''.join(hashlib.sha256((self.folder/n).read_bytes()).digest() for n in ('model.safetensors', 'tokenizer.json', 'config.json'))).hexdigest()
 
 # %% ../nbs/01_text.ipynb #6b6eeef7
 class Precomputed(ScaledEncoder):
