@@ -13,12 +13,13 @@ stages what `LevelMixer` shows (sdn_lite/assets/ablation). Runs that are there a
 gone on with. The rows are written again after each run.
 """
 import argparse, json, time
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 from demo import bytes_of
-from equal_time import epoch_seconds, epochs_in
+from equal_time import epoch_seconds, planned
 from sdn_lite.all import LEVELS, DistillConfig, Retrieval, TextToImage, as_bytes, batches_of, distill, get_network, get_teacher, load_splits, mirror, psnr
 from sdn_lite.stages import Indexed, optimiser, save_model, seed_of, text_encoder_for
 
@@ -30,8 +31,7 @@ def levels(*on): return dict(levels={l: DEFAULT.levels[l]*(l in on) for l in LEV
 # Row -> (settings that differ from BASE, the stages' shares of the time)
 ROWS = {'all levels, Stage-I and II': ({}, SHARE)}
 ROWS |= {' + '.join(s): (levels(*s), SHARE) for n in (1, 2) for s in combinations(LEVELS, n)}
-ROWS |= {'Stage-I only': ({}, (1, 0)), 'Stage-II only': ({}, (0, 1)), 'no teacher, pixels only': (None, (0, 1)), 'max pool': (dict(pool='max'), SHARE), 'raw scale': (dict(scale='raw'), SHARE),
-         'raw scale, every level 1': (dict(scale='raw', levels=dict.fromkeys(LEVELS, 1.)), SHARE), 'every level 1': (dict(levels=dict.fromkeys(LEVELS, 1.)), SHARE), 'L2': (dict(distance='l2'), SHARE), 'with warm-up': (dict(warmup=2000), SHARE)}
+ROWS |= {'Stage-I only': ({}, (1, 0)), 'Stage-II only': ({}, (0, 1)), 'no teacher, pixels only': (None, (0, 1)), 'max pool': (dict(pool='max'), SHARE), 'raw scale, every level 1': (dict(scale='raw', levels=dict.fromkeys(LEVELS, 1.)), SHARE), 'every level 1': (dict(levels=dict.fromkeys(LEVELS, 1.)), SHARE), 'L2': (dict(distance='l2'), SHARE), 'with warm-up': (dict(warmup=2000), SHARE)}
 
 def slug(name): return '-'.join(''.join(c if c.isalnum() else ' ' for c in name).lower().split())
 
@@ -42,13 +42,17 @@ def pixels_only(config, folder, epochs=None, seconds=None):
     opt, sched = optimiser(config, student, (epochs or 1000)*batches.count, torch.device('cpu')); start = time.monotonic()
     for epoch in range(epochs or 1000):
         for images, z in batches.epoch(seed_of(config.seed, 2, epoch)):
-            (student(z)['image'] - images.float()/255).abs().mean().backward(); opt.step(); opt.zero_grad(); sched.step()
+            (student(z) - images.float()/255).abs().mean().backward(); opt.step(); opt.zero_grad(); sched.step()
         if seconds and time.monotonic() - start > seconds: return (time.monotonic() - start)/(epoch + 1)
     save_model(folder, enc, student, teacher=config.teacher, data=config.data)
 
-def times(row, settings):
-    if settings is None: return [0, pixels_only(DistillConfig(**BASE), None, seconds=4)]
-    return epoch_seconds(BASE | settings)
+COST = 'pool', 'distance'      # what changes how long a step takes; a level of weight 0 is computed like the others
+
+@lru_cache
+def times(cost):
+    "Seconds of one epoch of each stage."
+    if cost is None: return [0, pixels_only(DistillConfig(**BASE), None, seconds=4)]
+    return epoch_seconds(BASE | dict(cost))
 
 def trained(name, seed, epochs, runs):
     "The model of one row and seed, trained if it isn't there."
@@ -65,11 +69,7 @@ if __name__ == '__main__':
     parser.add_argument('runs', type=Path); parser.add_argument('--seconds', type=float, default=90); parser.add_argument('--seeds', type=int, nargs='+', default=(0, 1, 2))
     parser.add_argument('--lab', type=Path, default=ROOT/'nbs/labs'); parser.add_argument('--assets', type=Path, default=ROOT/'sdn_lite/assets/ablation')
     a = parser.parse_args(); a.runs.mkdir(parents=True, exist_ok=True); a.assets.mkdir(parents=True, exist_ok=True)
-    plan = a.runs/'epochs.json'
-    if not plan.is_file():
-        each = {name: times(name, settings) for name, (settings, _) in ROWS.items()}
-        plan.write_text(json.dumps(dict(seconds=a.seconds, threads=torch.get_num_threads(), each=each, epochs={name: epochs_in(a.seconds, each[name], ROWS[name][1]) for name in ROWS}), indent=1))
-    plan = json.loads(plan.read_text())
+    plan = planned(a.runs/'epochs.json', a.seconds, {name: (lambda r=row: times(None if r is None else tuple((k, r[k]) for k in COST if k in r)), share) for name, (row, share) in ROWS.items()})
     splits, net = load_splits(BASE['data'], 64), get_network('efficientnet-lite0')
     look = lambda pictures: torch.cat([net(b)[0] for b in batches_of(pictures, 64)])
     find = Retrieval(torch.cat([look(ds) for ds in splits.values()])); place = {id: i for i, id in enumerate(i for ds in splits.values() for i in ds.ids)}

@@ -1,5 +1,6 @@
 "Training for the same time with different settings, so that a slower way doesn't get more of it."
-import statistics, tempfile, time
+import json, statistics, tempfile, time
+import torch
 from sdn_lite.all import DistillConfig, distill
 
 def epoch_seconds(settings, times=3):
@@ -18,3 +19,12 @@ def epochs_in(seconds, each, share):
     "Epochs of both stages that together take `seconds`, in the proportion `share`, where one takes `each`; at least one where there is a share."
     k = seconds/sum(s*e for s, e in zip(share, each))
     return tuple(max(1, round(k*s)) if s else 0 for s in share)
+
+def planned(file, seconds, rows):
+    "The plan in `file`: seconds an epoch and epochs of each row, measured for those that aren't in it. `rows`: name -> (how to measure, share)."
+    plan = json.loads(file.read_text()) if file.is_file() else dict(seconds=seconds, threads=torch.get_num_threads(), each={}, epochs={})
+    for name, (measure, share) in rows.items():
+        if name in plan['each']: continue
+        plan['each'][name] = [round(s, 3) for s in measure()]; plan['epochs'][name] = epochs_in(plan['seconds'], plan['each'][name], share)
+        file.write_text(json.dumps(plan, indent=1)); print(name, plan['each'][name], plan['epochs'][name], flush=True)
+    return plan

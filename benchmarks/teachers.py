@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
 from demo import bytes_of
-from equal_time import epoch_seconds, epochs_in
+from equal_time import epoch_seconds, planned
 from sdn_lite.all import DistillConfig, Retrieval, TextToImage, as_bytes, batches_of, distill, get_network, get_teacher, load_emoji, psnr
 
 LITE0, SHOWN, SHARE = 'timm/tf_efficientnet_lite0', 12, (1, 4)
@@ -52,11 +52,8 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('runs', type=Path); parser.add_argument('lab', type=Path)
     parser.add_argument('--seconds', type=float, default=240, help='training time of each row [240]'); parser.add_argument('--seeds', type=int, nargs='+', default=(0, 1, 2))
-    a = parser.parse_args(); a.runs.mkdir(parents=True, exist_ok=True); plan = a.runs/'epochs.json'
-    if not plan.is_file():
-        each = {name: epoch_seconds(settings(teacher)) for name, teacher in ROWS.items()}
-        plan.write_text(json.dumps(dict(seconds=a.seconds, threads=torch.get_num_threads(), each=each, epochs={name: epochs_in(a.seconds, e, SHARE) for name, e in each.items()}), indent=1))
-    plan = json.loads(plan.read_text())
+    a = parser.parse_args(); a.runs.mkdir(parents=True, exist_ok=True)
+    plan = planned(a.runs/'epochs.json', a.seconds, {name: (lambda t=teacher: epoch_seconds(settings(t)), SHARE) for name, teacher in ROWS.items()})
     splits = {s: load_emoji('small', s) for s in ('train', 'valid', 'unseen')}
     real = torch.cat([as_bytes(ds.images()) for ds in splits.values()]); place = {id: i for i, id in enumerate(i for ds in splits.values() for i in ds.ids)}
     some = [k*len(splits['train'])//SHOWN for k in range(SHOWN)]; look = judges()

@@ -17,7 +17,7 @@ from .card import is_ours, model_card, read_metrics
 from .stages import replacing, save_model
 
 # %% ../nbs/06_pipeline.ipynb #4a352092
-BUNDLED = ('emoji', 'emoji-small', 'emoji-small-minilm')
+BUNDLED = ('emoji', 'emoji-small')
 
 class TextToImage(nn.Module, PyTorchModelHubMixin):
     "Captions -> pictures: a text encoder and a student."

@@ -11,7 +11,7 @@ __all__ = ['SIZES', 'CSS', 'plain', 'picture', 'tap_map', 'heat', 'packed', 'fon
 # %% ../nbs/08_widgets.ipynb #w0000003
 from base64 import b64encode
 from contextlib import contextmanager
-import io, json, math, textwrap, threading, time
+import hashlib, io, json, math, textwrap, threading, time
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -23,6 +23,8 @@ from matplotlib.image import AxesImage
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
+from safetensors import safe_open
+from safetensors.torch import save_file
 from .data import ASSETS, reason
 from .datasets import Stream
 from .text import Precomputed
@@ -575,21 +577,44 @@ def tap_colours(x, axes):
     return (((x.permute(1, 2, 0) - mean) @ directions - low)/(high - low).clamp_min(1e-6)).clamp(0, 1).cpu().numpy()
 
 class Nearest:
-    "Finds the picture of `known` that is most like a given one: the mean cosine of the teacher's pool4 and pool5, less what all pictures share."
+    "Finds the picture of `known` that is most like a given one: the mean cosine of the teacher's pool4 and pool5, along the directions in which `known` varies most."
+    TAPS = 'pool4', 'pool5'
     @torch.no_grad()
-    def __init__(self, known, teacher=None):
+    def __init__(self,
+        known,          # a `Captioned`
+        teacher=None,   # None: the bundled one
+        file=None,      # what `save` wrote for these pictures and this teacher: spares looking at each of them. Raises `ValueError` if it is of others
+    ):
         self.known, self.teacher = known, teacher or get_teacher()
-        parts = [self.features(known.images(range(k, min(k + 64, len(known))))) for k in range(0, len(known), 64)]
-        self.means = [torch.cat(p).mean(0) for p in zip(*parts)]
-        self.vectors = [F.normalize(torch.cat(p) - m, dim=1) for p, m in zip(zip(*parts), self.means)]
+        if file: self.load(file)
+        else:
+            parts = [self.features(known.images(range(k, min(k + 64, len(known))))) for k in range(0, len(known), 64)]
+            self.means, self.axes, self.vectors = zip(*(self.directions(torch.cat(p)) for p in zip(*parts)))
         some = torch.arange(0, len(known), -(-len(known)//500)); alike = sum(v[some] @ v.T for v in self.vectors)/2
         alike[torch.arange(len(some)), some] = -1
         self.usual = alike.max(1).values.median().item()                                  # of a known picture and its own nearest neighbour
-    def features(self, images): taps = self.teacher(images); return [F.adaptive_avg_pool2d(taps[t], min(4, taps[t].shape[-1])).flatten(1) for t in ('pool4', 'pool5')]
+    def features(self, images): taps = self.teacher(images); return [F.adaptive_avg_pool2d(taps[t], min(4, taps[t].shape[-1])).flatten(1) for t in self.TAPS]
+    def directions(self, x, most=64):
+        "The mean of features `[N, D]`, the directions `[D, most]` in which they vary most, and where they lie along these, on a sphere."
+        mean = x.mean(0); axes = torch.linalg.svd(x - mean, full_matrices=False)[2][:most].T
+        return mean, axes, F.normalize((x - mean) @ axes, dim=1)
+    @property
+    def key(self):
+        "A hash of the pictures and of the teacher's weights."
+        of = hashlib.sha256('\n'.join([str(self.known.size), *self.known.ids]).encode())
+        for v in self.teacher.state_dict().values(): of.update(v.float().numpy().tobytes())
+        return of.hexdigest()
+    def save(self, file):
+        "Write what was found out about the pictures, in 16-bit numbers."
+        save_file({f'{t}.{n}': x.half().contiguous() for t, *parts in zip(self.TAPS, self.means, self.axes, self.vectors) for n, x in zip(('mean', 'axes', 'vectors'), parts)}, file, metadata=dict(key=self.key))
+    def load(self, file):
+        with safe_open(file, 'pt') as f:
+            if (f.metadata() or {}).get('key') != self.key: raise ValueError(f'{file} was made for other pictures or another teacher: leave it out, or write it again with Nearest(known, teacher).save')
+            self.means, self.axes, self.vectors = ([f.get_tensor(f'{t}.{n}').float() for t in self.TAPS] for n in ('mean', 'axes', 'vectors'))
     @torch.no_grad()
     def __call__(self, image):
         "Index of the picture of `known` most like `image` `[3, H, W]`, and how alike they are: 1 is the same."
-        alike = sum(v @ F.normalize(f[0] - m, dim=0) for f, m, v in zip(self.features(image[None]), self.means, self.vectors))/2
+        alike = sum(v @ F.normalize((f[0] - m) @ a, dim=0) for f, m, a, v in zip(self.features(image[None]), self.means, self.axes, self.vectors))/2
         return alike.argmax().item(), alike.max().item()
 
 class Playground(Panel):

@@ -5,8 +5,9 @@
     python tools/build_assets.py teacher    # trains vgg19_lite on the bundled emoji
     python tools/build_assets.py text       # trains char-cnn-rnn against that teacher
     python tools/build_assets.py words      # asks MiniLM for its word list; in an environment of its own: pip install 'sdn_lite[text]' 'model2vec[distill]'
-    python tools/build_assets.py model      # trains emoji-small, as `make demo` does, and emoji-small-minilm
+    python tools/build_assets.py model      # trains emoji-small, as `make demo` does
     python tools/build_assets.py emoji-model  # trains emoji, on all pictures: about 90 minutes; goes on where it was stopped
+    python tools/build_assets.py nearest    # what the teacher sees in the pictures that emoji was trained on; seconds
     python tools/build_assets.py cards      # judges the models as they are, and writes their cards
     python tools/build_assets.py all        # everything but the cards, in this order; the models are judged at the end
 """
@@ -157,16 +158,12 @@ def build_cards():
 
 
 def build_model():
-    "Exactly what `make demo` trains; and the same with MiniLM, which is then told what it knows (`recall`)."
-    from sdn_lite.data import load_emoji
+    "Exactly what `make demo` trains."
     from sdn_lite.pipeline import TextToImage
     from sdn_lite.stages import DistillConfig, distill
     with tempfile.TemporaryDirectory() as tmp:
         run = distill(DistillConfig(out=f'{tmp}/demo'))
         bundle(TextToImage.from_pretrained(run.folder), 'emoji-small'); front_picture(run)
-        words = TextToImage.from_pretrained(distill(DistillConfig(out=f'{tmp}/words', text='minilm')).folder)
-        words.encoder.known, words.encoder.recall = words.encoder([c[0] for c in load_emoji()._captions]), .03
-        bundle(words, 'emoji-small-minilm')
 
 
 EMOJI = dict(data='emoji', text='static', fc_dim=1024, batch=8, lr=7e-4, warmup=3000, epochs=(20, 105))   # of the released model
@@ -176,7 +173,14 @@ def build_emoji_model(folder='runs/emoji'):
     from sdn_lite.pipeline import TextToImage
     from sdn_lite.stages import DistillConfig, distill
     run = distill(DistillConfig(out=folder, **EMOJI), resume=Path(folder, 'config.json').is_file())
-    bundle(TextToImage.from_pretrained(run.folder), 'emoji')
+    bundle(TextToImage.from_pretrained(run.folder), 'emoji'); build_nearest()
+
+
+def build_nearest():
+    "What the teacher sees in the training pictures of `emoji`, for the Playground on the classroom page."
+    from sdn_lite.data import load_emoji
+    from sdn_lite.widgets import Nearest
+    Nearest(load_emoji('all')).save(ASSETS/'emoji/nearest.safetensors')
 
 
 def front_picture(run, n=9):
@@ -198,6 +202,6 @@ def front_picture(run, n=9):
 
 if __name__ == '__main__':
     jobs = dict(emoji=build_emoji, teacher=build_teacher, text=build_text, words=build_words, model=build_model)
-    jobs |= {'emoji-model': build_emoji_model, 'cards': build_cards}
+    jobs |= {'emoji-model': build_emoji_model, 'nearest': build_nearest, 'cards': build_cards}
     if len(sys.argv) != 2 or sys.argv[1] not in [*jobs, 'all']: sys.exit(__doc__)
-    for name in list(jobs)[:-1] if sys.argv[1] == 'all' else [sys.argv[1]]: jobs[name]()
+    for name in list(jobs)[:-2] if sys.argv[1] == 'all' else [sys.argv[1]]: jobs[name]()
