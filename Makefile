@@ -1,9 +1,9 @@
-# make demo | test | lab | assets | clean. Everything is installed into .venv; nothing else is touched.
+# make demo | test | test-all | audit | lab | assets | clean. Everything is installed into .venv; nothing else is touched.
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lab assets clean
+.PHONY: demo test test-all audit lab assets clean
 
 # The stamp is as new as the last complete installation
 .venv/installed: settings.ini setup.py pyproject.toml
@@ -19,6 +19,14 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python tests/run.py
+
+# And what takes long: 30 kills, two minutes of damaged models, and three installations of 5 GB from nothing (one after the other)
+test-all: .venv/installed
+	$(BIN)/python tests/run.py -m 'slow or not slow'
+
+# Asks PyPI whether a vulnerability is known in anything that was installed
+audit: .venv/installed
+	$(BIN)/python tools/audit.py
 
 lab: .venv/installed
 	$(BIN)/jupyter lab nbs

@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 cfg = ConfigParser(delimiters=['=']); cfg.read('settings.ini', encoding='utf-8')
 s = cfg['DEFAULT']
-extra = {name: shlex.split(s[f'{name}_requirements']) for name in ('lessons', 'text', 'data', 'dev')}
+extra = {name.removesuffix('_requirements'): shlex.split(s[name]) for name in s if name.endswith('_requirements')}
 
 setup(
     name=s['lib_name'], version=s['version'], description=s['description'], author=s['author'], author_email=s['author_email'],

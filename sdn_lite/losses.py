@@ -7,7 +7,7 @@ __all__ = ['MeanAbsolute', 'LossReport', 'LevelLoss']
 
 # %% ../nbs/04_losses.ipynb #d2080ba8
 from dataclasses import dataclass
-import torch, torch.nn as nn
+import torch, torch.nn as nn, torch.nn.functional as F
 from .data import one_of
 from .teacher import LEVELS
 
@@ -35,14 +35,16 @@ class LossReport:
     def __repr__(self): return f"total {self.total:.3f} of " + ', '.join(f'{n} {v:.3f}' for n, v in self.levels.items())
 
 class LevelLoss(nn.Module):
-    "Mean absolute difference at each tap, summed by level. Paper section 3.3; authors' code: 22 taps, every weight 1."
+    "The mean difference at each tap, summed by level. Paper section 3.3; authors' code: 22 taps, every weight 1."
     def __init__(self,
         teacher,            # a `Teacher`: says which taps there are
         weights=None,       # {'low': 1., 'mid': 1., 'high': 1.}; a level that is left out counts 1
         scale='calibrated', # 'calibrated': each tap divided by the teacher's mean magnitude; 'raw': the authors' plain sum
+        distance='l1',      # 'l1': mean absolute difference, as in the paper; 'l2': mean squared difference
     ):
         super().__init__()
         self.scale, self.weights = one_of('scale', scale, ('calibrated', 'raw')), dict.fromkeys(LEVELS, 1.) | (weights or {})
+        self.distance = dict(l1=MeanAbsolute.apply, l2=F.mse_loss)[one_of('distance', distance, ('l1', 'l2'))]; self.power = 1 + (distance == 'l2')
         for level in self.weights: one_of('level', level, LEVELS)
         self.taps = {t.name: t.level for t in teacher.taps}
         self.register_buffer('magnitudes', torch.ones(len(self.taps)))
@@ -73,6 +75,6 @@ class LevelLoss(nn.Module):
         if not self.ready:
             if not self.calibrated: self.calibrate([teacher_taps])
             self.ready = True
-        taps = {t: MeanAbsolute.apply(student_taps[t], teacher_taps[t])/self.magnitudes[k] for k, t in enumerate(self.taps)}
+        taps = {t: self.distance(student_taps[t], teacher_taps[t])/self.magnitudes[k]**self.power for k, t in enumerate(self.taps)}
         levels = {l: sum((v for t, v in taps.items() if self.taps[t] == l), self.magnitudes.new_zeros(())) for l in LEVELS}
         return LossReport(taps, levels, sum(self.weights[l]*v for l, v in levels.items()))

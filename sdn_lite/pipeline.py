@@ -13,16 +13,18 @@ from safetensors.torch import load_file
 from .data import ASSETS, reason
 from .text import build_text_encoder
 from .student import Student
-from .stages import save_model
+from .card import is_ours, model_card, read_metrics
+from .stages import replacing, save_model
 
 # %% ../nbs/06_pipeline.ipynb #4a352092
-BUNDLED = ('emoji-small', 'emoji-small-minilm')
+BUNDLED = ('emoji', 'emoji-small')
 
 class TextToImage(nn.Module, PyTorchModelHubMixin):
     "Captions -> pictures: a text encoder and a student."
     def __init__(self, encoder, student, about=None):
         super().__init__()
-        self.encoder, self.student, self.about = encoder, student.to(memory_format=torch.channels_last), dict(about or {})   # a third faster: benchmarks/inference.py
+        self.encoder, self.student = encoder, student.to(memory_format=torch.channels_last)      # a third faster: benchmarks/inference.py
+        self.about, self.metrics = dict(about or {}), None                                       # `metrics`: what `evaluate(...).as_dict()` gives, for the card
         self.eval()
 
     @torch.inference_mode()
@@ -44,14 +46,31 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
         pics = [Image.fromarray(x.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()) for x in self.images(many)]
         return pics[0] if isinstance(captions, str) else pics
 
-    def _save_pretrained(self, save_directory): save_model(save_directory, self.encoder, self.student, **self.about)
+    def _save_pretrained(self, save_directory):
+        folder = Path(save_directory)
+        save_model(folder, self.encoder, self.student, **self.about)
+        if self.metrics:
+            with replacing(folder/'metrics.json') as p: p.write_text(json.dumps(self.metrics, indent=1, ensure_ascii=False), encoding='utf-8')
+        if is_ours(folder/'README.md'): (folder/'README.md').unlink(missing_ok=True)     # the mixin writes a card where there is none
+
+    def generate_model_card(self, model_id='path/to/this/folder', **kwargs):
+        "The card that `save_pretrained` writes beside the weights, as README.md."
+        return model_card(dict(self.about, text=self.encoder.config, student=self.student.config), self.metrics, model_id)
+
+    def push_to_hub(self,
+        repo_id,  # such as 'your-name/your-model'
+        **kwargs, # private, token, branch, commit_message, … of `PyTorchModelHubMixin.push_to_hub`
+    ):
+        "Upload weights, settings and card. Log in before, with `hf auth login`. Returns the address."
+        card = dict(model_id=repo_id if '/' in repo_id else f'your-name/{repo_id}')
+        return super().push_to_hub(repo_id, model_card_kwargs=card | (kwargs.pop('model_card_kwargs', None) or {}), **kwargs)
 
     @classmethod
     def from_pretrained(cls,
         name,      # a bundled name, a folder (a model or a run), or a Hub id such as 'user/model'
         **kwargs,  # for the Hub: revision, token, cache_dir, local_files_only, …
     ):
-        "Load a model. Raises `FileNotFoundError` or `ValueError` saying what is wrong with the name or the file."
+        "Load a model. Raises `FileNotFoundError`, `ValueError` or `ImportError` saying what is wrong with the name or the file."
         if not isinstance(name, (str, Path)): raise ValueError(f'model {name!r}: use a bundled name, a folder or a Hub id')
         folder = ASSETS/name if name in BUNDLED else Path(name)
         if (folder/'model/config.json').is_file(): folder = folder/'model'              # a run folder
@@ -73,10 +92,10 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
 def is_run(folder):
     "Whether `folder` was written by `distill`, finished or not."
     try: return 'epochs' in json.loads((folder/'config.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError, TypeError): return False
+    except (OSError, ValueError, TypeError, RecursionError): return False
 
 def read_model(cls, config, weights):
-    "A `TextToImage` from its two files. Raises `FileNotFoundError` or `ValueError` naming the file."
+    "A `TextToImage` from its two files. Raises `FileNotFoundError` or `ValueError` naming the file; `ImportError` if its text encoder needs a library that is not installed."
     for file in (config, weights):
         if not Path(file).is_file(): raise FileNotFoundError(f'{file} is missing: a model folder holds config.json and model.safetensors')
     try: about = json.loads(Path(config).read_text(encoding='utf-8')); text, shape = about.pop('text'), about.pop('student')
@@ -84,8 +103,10 @@ def read_model(cls, config, weights):
     try: state = {k: v.float() for k, v in load_file(weights).items()}
     except Exception as e: raise ValueError(f'{weights} is damaged ({reason(e)}): copy it again, or train again') from None
     try:
-        model = cls(build_text_encoder(text), Student(**shape), about)
-        model.load_state_dict(state)
+        # On 'meta' a network has shapes and no numbers: a config that claims a billion channels costs nothing, and no time goes into first weights
+        with torch.device('meta'): model = cls(build_text_encoder(text), Student(**shape), about)
+        model.load_state_dict(state, assign=True)
     except (FileNotFoundError, ImportError): raise               # a text encoder that is not installed here says so itself
-    except Exception as e: raise ValueError(f'{weights} does not fit {config}, which describes a student of {shape}: take both files from one model ({reason(e)})') from None
+    except Exception as e: raise ValueError(f'{weights} does not fit {config}, which describes a student of {str(shape)[:200]}: take both files from one model ({reason(e)})') from None
+    model.student.to(memory_format=torch.channels_last); model.metrics = read_metrics(Path(config).parent)
     return model.requires_grad_(False)

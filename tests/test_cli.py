@@ -41,6 +41,7 @@ def test_generate_several_captions_zoomed_into_a_folder(tmp_path):
     (['sdn_train', '--lr', '0'], 'lr=0.0'),
     (['sdn_train', '--resume', 'nowhere'], 'nowhere is no run folder'),
     (['sdn_train', '--resume', 'nowhere', '--lr', '1'], 'leave --lr out'),
+    (['sdn_train', '--resume', ''], 'is no run folder'),       # an unset variable of a shell
     (['sdn_train', '--no-such-option'], 'sdn_train --help'),
 ])
 def test_a_mistake_gets_one_line_and_exit_code_2(command, says, tmp_path):
@@ -49,7 +50,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(command, says, tmp_path):
     assert not any(tmp_path.iterdir())     # nothing was written
 
 
-@pytest.mark.parametrize('command', ['sdn_train', 'sdn_generate'])
+@pytest.mark.parametrize('command', ['sdn_train', 'sdn_generate', 'sdn_eval'])
 def test_help_names_every_option(command, tmp_path):
     r = run([command, '--help'], tmp_path)
     assert r.returncode == 0 and 'Example' in r.stdout
@@ -59,7 +60,7 @@ def test_help_names_every_option(command, tmp_path):
         assert all('--' + f.name.replace('_', '-') in r.stdout for f in fields(DistillConfig))
 
 
-QUICK = ['--size', 32, '--fc-dim', 32, '--batch', 8, '--snapshots', 1]
+QUICK = ['--size', 32, '--warmup', 3, '--fc-dim', 32, '--batch', 8, '--snapshots', 1]
 
 
 def test_train_stops_at_ctrl_c_and_goes_on(pictures, tmp_path):

@@ -8,7 +8,7 @@ DEMO = [sys.executable, '-c', 'from sdn_lite.cli import sdn_demo; sdn_demo()']
 pytest.importorskip('voila')
 
 
-def run(*options, **env): return subprocess.run([*DEMO, *map(str, options)], capture_output=True, text=True, env=os.environ | env, timeout=120)
+def run(*options, **env): return subprocess.run([*DEMO, *map(str, options)], capture_output=True, text=True, env=os.environ | env, timeout=300)
 
 
 def test_the_packaged_page_is_the_notebook():
@@ -32,6 +32,13 @@ def test_nothing_that_is_shown_comes_from_another_machine():
 def test_a_wrong_option_is_one_line(options):
     r = run(*options)
     assert r.returncode == 2 and r.stderr.count('\n') == 1 and 'sdn_demo --help' in r.stderr, r.stderr
+
+
+@pytest.mark.parametrize('model, said', [('nowhere', "model 'nowhere' is unknown"), ('{tmp}', 'is missing: a model folder holds')])
+def test_a_model_that_cannot_be_shown_is_one_line(model, said, tmp_path):
+    with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
+    r = run('--no-browser', '--port', port, '--model', model.format(tmp=tmp_path))
+    assert r.returncode == 2 and r.stderr.count('\n') == 1 and said in r.stderr and not r.stdout, r.stderr
 
 
 def test_a_port_that_is_taken_is_one_line():

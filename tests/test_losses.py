@@ -9,9 +9,9 @@ def real(teacher): return teacher(pictures(0))
 @pytest.fixture(scope='module')
 def drawn(teacher): return teacher(pictures(1))
 
-def by_hand(teacher, real, drawn, magnitude=lambda tap: 1.):
-    "Each tap's mean absolute difference and the sums of the levels, number by number."
-    taps = {t.name: sum(abs(a - b) for a, b in zip(real[t.name].flatten().tolist(), drawn[t.name].flatten().tolist()))/real[t.name].numel()/magnitude(t.name) for t in teacher.taps}
+def by_hand(teacher, real, drawn, magnitude=lambda tap: 1., power=1):
+    "Each tap's mean absolute (or with power 2, squared) difference and the sums of the levels, number by number."
+    taps = {t.name: sum(abs(a - b)**power for a, b in zip(real[t.name].flatten().tolist(), drawn[t.name].flatten().tolist()))/real[t.name].numel()/magnitude(t.name)**power for t in teacher.taps}
     return taps, {l: sum(v for t, v in taps.items() if next(u.level for u in teacher.taps if u.name == t) == l) for l in LEVELS}
 
 def assert_report(report, taps, levels, weights=(1, 1, 1)):
@@ -27,6 +27,11 @@ def test_calibrated_divides_by_the_teachers_magnitude(teacher, real, drawn):
     mean = lambda t: sum(abs(x) for x in real[t].flatten().tolist())/real[t].numel()
     assert_report(LevelLoss(teacher)(real, drawn), *by_hand(teacher, real, drawn, mean))
 
+def test_l2_squares_the_difference_and_the_scale(teacher, real, drawn):
+    mean = lambda t: sum(abs(x) for x in real[t].flatten().tolist())/real[t].numel()
+    assert_report(LevelLoss(teacher, scale='raw', distance='l2')(real, drawn), *by_hand(teacher, real, drawn, power=2))
+    assert_report(LevelLoss(teacher, distance='l2')(real, drawn), *by_hand(teacher, real, drawn, mean, 2))
+
 def test_calibrate_averages_its_batches_and_is_not_moved_later(teacher, real, drawn):
     more = teacher(pictures(2))
     mean = lambda t: sum(b[t].abs().mean().item() for b in (real, more))/2
@@ -38,8 +43,9 @@ def test_raw_stays_raw_after_calibrate(teacher, real, drawn):
     assert_report(LevelLoss(teacher, scale='raw').calibrate([real])(real, drawn), *by_hand(teacher, real, drawn))
 
 @pytest.mark.parametrize('scale', ['raw', 'calibrated'])
-def test_equal_taps_have_no_loss(teacher, real, scale):
-    report = LevelLoss(teacher, scale=scale)(real, real)
+@pytest.mark.parametrize('distance', ['l1', 'l2'])
+def test_equal_taps_have_no_loss(teacher, real, scale, distance):
+    report = LevelLoss(teacher, scale=scale, distance=distance)(real, real)
     assert report.total == 0 and all(v == 0 for v in (*report.taps.values(), *report.levels.values()))
 
 @pytest.mark.parametrize('weights, expected', [({'low': 2., 'mid': 0., 'high': .5}, (2, 0, .5)), ({'mid': 3.}, (1, 3, 1)), ({}, (1, 1, 1)), (None, (1, 1, 1))])
@@ -60,6 +66,7 @@ def test_scale_survives_save_and_load(teacher, real, drawn):
 @pytest.mark.parametrize('arguments, message', [
     (dict(weights={'middle': 1.}), r"level='middle' is unknown: use one of 'low', 'mid', 'high'"),
     (dict(scale='log'), r"scale='log' is unknown: use one of 'calibrated', 'raw'"),
+    (dict(distance='l3'), r"distance='l3' is unknown: use one of 'l1', 'l2'"),
 ])
 def test_unknown_level_or_scale_names_the_choices(teacher, arguments, message):
     with pytest.raises(ValueError, match=message): LevelLoss(teacher, **arguments)

@@ -71,7 +71,7 @@ def test_the_preset_is_the_papers():
     for name, folder in (('cub', 'birds'), ('flowers', 'flowers')):
         c = DistillConfig.paper(name)
         assert (c.teacher, c.pool, c.teacher_weights, c.size, c.fc_dim, c.text, c.data) == ('vgg19', 'avg', 'default', 224, 4096, 'precomputed', f'stackgan:{folder}')
-        assert (c.init, c.scale, c.levels, c.lr, c.schedule, c.batch, c.epochs) == ('paper', 'raw', dict(low=1, mid=1, high=1), 1e-4, 'constant', 12, (100, 80))
+        assert (c.init, c.warmup, c.recall, c.scale, c.distance, c.levels, c.lr, c.schedule, c.batch, c.epochs) == ('paper', 0, 0, 'raw', 'l1', dict(low=1, mid=1, high=1), 1e-4, 'constant', 12, (100, 80))
     assert DistillConfig.paper('cub', data='stackgan:elsewhere', batch=24).batch == 24
     with pytest.raises(ValueError, match="name='dogs' is unknown: use one of 'cub', 'flowers'"): DistillConfig.paper('dogs')
 

@@ -2,6 +2,7 @@ import json, os, random, shutil, signal
 import pytest, torch
 from PIL import Image
 from sdn_lite.pipeline import BUNDLED, TextToImage
+from sdn_lite.card import OURS
 from sdn_lite.stages import distill
 from conftest import tree
 
@@ -108,3 +109,80 @@ def test_unfinished_run_says_how_to_go_on(tiny, checkpoint):
     try: distill(tiny(), progress=False, callback=stop)
     except Killed: pass
     with pytest.raises(FileNotFoundError, match=rf'{tiny().out} is a run that is not finished: go on with sdn_train --resume {tiny().out}'): TextToImage.from_pretrained(tiny().out)
+
+# cards and sharing
+
+def test_a_run_writes_the_card_of_its_model(finished):
+    from huggingface_hub import ModelCard
+    card = ModelCard.load(finished.folder/'model/README.md')
+    about = json.loads((finished.folder/'model/config.json').read_text())
+    assert card.data.license == 'unknown' and card.data.pipeline_tag == 'text-to-image' and card.data.eval_results is None
+    assert about['pictures'] == 22 and about['seconds'] >= 0 and about['settings']['epochs'] == [2, 2] and '| batch | 8 |' in card.text and 'It has seen 22 pictures' in card.text
+    assert str(finished.folder.parent) not in card.text            # no path of the machine
+
+def test_seconds_count_every_step(finished):
+    log = finished.log(); assert finished.seconds(22/3) == pytest.approx(sum(22/3/v for v in log['images_per_second']))
+
+def test_the_card_says_how_to_load_and_that_works(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); model.save_pretrained('mine')
+    lines = (tmp_path/'mine/README.md').read_text(encoding='utf-8').split('```python\n')[1].split('```')[0].replace('path/to/this/folder', 'mine')
+    assert len(lines.strip().splitlines()) == 3
+    exec(lines, {}); assert Image.open('apple.png').size == (32, 32)
+
+METRICS = dict(data='emoji-small', network='vgg19_lite', judge='efficientnet-lite0', candidates=459, notes=['A note.'], examples=dict(unseen=[dict(caption='<script>alert(1)</script> | `x` [y](z)', rank='worst')]),
+               splits=dict(unseen=dict(n=45, r1_of_100=.25, r1=.1, r10=.4, inception_score=None, fid=12.5, psnr=None, ssim=.4)))
+
+def test_figures_travel_with_the_model_into_its_card(model, tmp_path):
+    from huggingface_hub import ModelCard
+    again = TextToImage(model.encoder, model.student, model.about); again.metrics = METRICS
+    again.save_pretrained(tmp_path/'a'); loaded = TextToImage.from_pretrained(tmp_path/'a')
+    assert loaded.metrics == METRICS
+    loaded.save_pretrained(tmp_path/'b'); assert tree(tmp_path/'a') == tree(tmp_path/'b')
+    card = ModelCard.load(tmp_path/'b/README.md')
+    assert {(r.metric_type, r.metric_value, r.dataset_split) for r in card.data.eval_results} == {(k, v, 'unseen') for k, v in METRICS['splits']['unseen'].items() if k != 'n' and v is not None}
+    assert '<script>' not in card.text and 'alert(1)' in card.text and 'A note.' in card.text
+
+@pytest.mark.parametrize('content', ['', '[]', '{}', '{"splits": 1}', '{'])
+def test_damaged_metrics_are_left_out(saved, content, tmp_path):
+    (saved/'metrics.json').write_text(content)
+    model = TextToImage.from_pretrained(saved); assert model.metrics is None
+    model.save_pretrained(tmp_path/'again'); assert 'Not measured yet' in (tmp_path/'again/README.md').read_text(encoding='utf-8')
+
+def test_saving_again_renews_our_card_and_keeps_yours(model, tmp_path):
+    model.save_pretrained(tmp_path/'m'); file = tmp_path/'m/README.md'; ours = file.read_text(encoding='utf-8')
+    file.write_text(ours + 'old', encoding='utf-8'); model.save_pretrained(tmp_path/'m'); assert file.read_text(encoding='utf-8') == ours
+    mine = ours.replace(OURS, '') + 'By me.'
+    file.write_text(mine, encoding='utf-8'); model.save_pretrained(tmp_path/'m'); assert file.read_text(encoding='utf-8') == mine
+
+def test_generate_model_card_is_the_card(model, tmp_path):
+    model.save_pretrained(tmp_path/'m'); assert str(model.generate_model_card()) == (tmp_path/'m/README.md').read_text(encoding='utf-8')
+
+@pytest.mark.parametrize('given, named', [('somebody/apples', 'somebody/apples'), ('apples', 'your-name/apples')])
+def test_push_to_hub_uploads_a_whole_model(model, tmp_path, monkeypatch, given, named):
+    "The Hub's side is played by a class that copies what it is sent; everything up to there is real."
+    import huggingface_hub.hub_mixin as hub
+    sent = {}
+    class Api:
+        def __init__(self, token=None): sent['token'] = token
+        def create_repo(self, repo_id, private=None, exist_ok=False): sent['private'] = private; return type('Url', (), dict(repo_id=repo_id if '/' in repo_id else f'me/{repo_id}'))
+        def upload_folder(self, folder_path, **kwargs): sent.update(kwargs); shutil.copytree(folder_path, tmp_path/'hub'); return 'https://there'
+    monkeypatch.setattr(hub, 'HfApi', Api)
+    assert model.push_to_hub(given, private=True, token='secret', commit_message='first') == 'https://there'
+    assert sent['repo_id'].endswith('apples') and sent['private'] and sent['token'] == 'secret' and sent['commit_message'] == 'first'
+    assert sorted(f.name for f in (tmp_path/'hub').iterdir()) == ['README.md', 'config.json', 'model.safetensors']
+    assert pixels(TextToImage.from_pretrained(tmp_path/'hub')(CAPTIONS)) == pixels(model(CAPTIONS))
+    card = (tmp_path/'hub/README.md').read_text(encoding='utf-8'); assert f"from_pretrained('{named}')" in card and 'secret' not in card
+
+def test_save_pretrained_can_push(model, tmp_path, monkeypatch):
+    pushed = {}
+    monkeypatch.setattr(TextToImage, 'push_to_hub', lambda self, repo_id, **kw: pushed.update(repo_id=repo_id))
+    model.save_pretrained(tmp_path/'apples', push_to_hub=True, repo_id='somebody/apples'); assert pushed == dict(repo_id='somebody/apples')
+
+def test_a_model_from_the_hub(model, tmp_path, monkeypatch):
+    "Downloads are played by a function that gives files of a folder."
+    import huggingface_hub
+    model.save_pretrained(tmp_path/'there'); asked = []
+    def download(repo, file, **kwargs): asked.append((repo, file, kwargs['revision'])); return str(tmp_path/'there'/file)
+    monkeypatch.setattr(huggingface_hub, 'hf_hub_download', download)
+    again = TextToImage.from_pretrained('somebody/apples', revision='v1')
+    assert pixels(again(CAPTIONS)) == pixels(model(CAPTIONS)) and asked == [('somebody/apples', f, 'v1') for f in ('config.json', 'model.safetensors')]

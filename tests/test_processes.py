@@ -13,15 +13,18 @@ from sdn_lite.stages import DistillConfig, distill
 settings = json.loads(sys.argv[1]); seen, plain = [], stages.Pairs.__getitem__
 def noting(self, i): seen.append(int(i)); return plain(self, i)
 stages.Pairs.__getitem__ = noting
+warm, warm_up = [], stages.warm_up
+def weighing(student, *args): warm_up(student, *args); warm.append(sum(p.double().abs().sum().item() for p in student.parameters()))
+stages.warm_up = weighing
 run = distill(DistillConfig(**settings), progress=False)
 from accelerate import PartialState
 state = PartialState()
-with open(settings['out'] + f'.{state.process_index}.json', 'w') as f: json.dump(dict(world=state.num_processes, seen=seen, finished=run.finished), f)
+with open(settings['out'] + f'.{state.process_index}.json', 'w') as f: json.dump(dict(world=state.num_processes, seen=seen, warm=warm, finished=run.finished), f)
 """
 
 def train(tmp_path, pictures, world, name, env=None, **changes):
     "Train under torchrun; the run, and what each process wrote down."
-    settings = dict(data=str(pictures), out=str(tmp_path/name), size=32, fc_dim=32, epochs=(2, 2), batch=8, lr=3e-4, snapshots=2, save_seconds=0) | changes
+    settings = dict(data=str(pictures), out=str(tmp_path/name), size=32, fc_dim=32, epochs=(2, 2), warmup=20, batch=8, lr=3e-4, snapshots=2, save_seconds=0) | changes
     (tmp_path/'program.py').write_text(PROGRAM)
     r = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(world), tmp_path/'program.py', json.dumps(settings)], capture_output=True, text=True, timeout=600,
                        env=os.environ | dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1') | (env or {}))
@@ -36,6 +39,10 @@ def one_and_two(tmp_path_factory, pictures):
 def test_there_are_two(one_and_two):
     (_, one), (_, two) = one_and_two
     assert [p['world'] for p in one] == [1] and [p['world'] for p in two] == [2, 2] and all(p['finished'] for p in two)
+
+def test_every_process_warms_up_alike(one_and_two):
+    (_, one), (_, two) = one_and_two
+    assert one[0]['warm'] == two[0]['warm'] == two[1]['warm'] and len(one[0]['warm']) == 1
 
 def test_same_losses_and_weights_as_one_process(one_and_two):
     "22 pictures in batches of 8, 7 and 7: two of three can't be dealt out evenly."

@@ -39,3 +39,31 @@ def test_a_lesson_says_what_it_teaches_how_long_it_runs_and_ends_with_exercises(
 def test_import_loads_no_plotting_and_no_training_library():
     code = "import sys, sdn_lite.all; print(*[m for m in ('matplotlib', 'accelerate', 'IPython', 'ipywidgets') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == ''
+
+
+# ---------------------------------------------------------------- the audit
+
+@pytest.fixture(scope='module')
+def audit():
+    from importlib.util import module_from_spec, spec_from_file_location
+    spec = spec_from_file_location('audit', ROOT/'tools/audit.py'); module = module_from_spec(spec); spec.loader.exec_module(module)
+    return module
+
+
+def test_audit_asks_for_everything_that_is_required(audit):
+    packages = audit.installed('sdn_lite')
+    assert {'torch', 'torchvision', 'numpy', 'huggingface-hub', 'filelock', 'sympy'} <= set(packages) and 'sdn-lite' not in packages
+    assert not any('+' in v for v in packages.values())
+
+
+@pytest.mark.parametrize('out, code, says', [
+    ({'dependencies': [{'name': 'a', 'version': '1', 'vulns': []}, {'name': 'b', 'version': '1', 'vulns': []}]}, 0, '2 of 2 packages checked, 0 with'),
+    ({'dependencies': [{'name': 'a', 'version': '1', 'vulns': [{'id': 'PYSEC-1', 'aliases': ['CVE-2'], 'fix_versions': ['1.1']}]}, {'name': 'b', 'skip_reason': 'x'}]}, 1, 'a 1: PYSEC-1 CVE-2, repaired in 1.1'),
+    ({'dependencies': [{'name': 'a', 'version': '1', 'vulns': []}, {'name': 'b', 'skip_reason': 'not found'}]}, 2, "didn't answer for 1: b. Run `make audit` where"),
+    ({'dependencies': []}, 2, '0 of 2 packages checked'),
+    ('', 2, 'nothing was checked (no route to host)'),
+], ids=['sound', 'vulnerable', 'skipped', 'empty', 'no network'])
+def test_audit_passes_only_what_was_checked(audit, out, code, says):
+    import json
+    got, said = audit.verdict(json.dumps(out) if out else '', 'Traceback\nno route to host\n', 2)
+    assert got == code and says in said

@@ -33,8 +33,8 @@ def test_log_has_the_columns_of_the_design_and_a_row_for_each_step(finished):
     assert min(log['images_per_second']) > 0
 
 def test_run_folder_holds_what_the_design_says(finished):
-    assert {p.name for p in finished.folder.iterdir()} == {'config.json', 'log.csv', 'checkpoint', 'samples', 'model', 'report.png'}
-    assert {p.name for p in (finished.folder/'model').iterdir()} == {'config.json', 'model.safetensors'}
+    assert {p.name for p in finished.folder.iterdir()} == {'.lock', 'config.json', 'log.csv', 'checkpoint', 'samples', 'model', 'report.png'}
+    assert {p.name for p in (finished.folder/'model').iterdir()} == {'README.md', 'config.json', 'model.safetensors'}
     assert [p.name for p in sorted((finished.folder/'samples').iterdir())] == [f'step_{s:06}.png' for s in range(1, 2*STEPS + 1)]
     for p in (finished.folder/'report.png', *(finished.folder/'samples').iterdir()):
         with Image.open(p) as f: assert f.format == 'PNG' and len(f.convert('RGB').getcolors(1 << 24)) > 1
@@ -107,6 +107,19 @@ def test_no_picture_to_train_on_is_said_before_anything_is_written(tiny, tmp_pat
     with pytest.raises(ValueError, match=r'few.*picture'): train(tiny(data=str(tmp_path/'few')))
     assert not (tmp_path/'run').exists()
 
+# ---------------------------------------------------------------- the warm-up
+
+def logged(run): return run.log()['total']
+
+def test_warm_up_brings_the_first_high_loss_down(tiny, tmp_path):
+    cold, warm = (train(tiny(out=str(tmp_path/f'w{w}'), epochs=(1, 0), warmup=w, snapshots=1)).log()['high'][0] for w in (0, 200))
+    assert warm < .8*cold
+
+@pytest.mark.parametrize('without', [dict(epochs=(0, 1)), dict(levels={'high': 0.})], ids=['no Stage-I', 'no high level'])
+def test_warm_up_belongs_to_stage_one_and_the_high_level(tiny, tmp_path, without):
+    one, other = (logged(train(tiny(**dict(out=str(tmp_path/f'w{w}'), epochs=(1, 0), warmup=w, snapshots=1) | without))) for w in (0, 50))
+    assert one == other
+
 # ---------------------------------------------------------------- wrong settings
 
 BAD = [
@@ -118,6 +131,7 @@ BAD = [
     ('size', 48, r'size=48 is not divisible by 32.*use 64'),
     ('size', '32', r"size='32' is not divisible by 32"),
     ('fc_dim', 0, r'fc_dim=0: use a whole number of at least 1'), ('fc_dim', 1.5, r'fc_dim=1\.5: use a whole number of at least 1'), ('fc_dim', '32', r"fc_dim='32': use a whole number of at least 1"),
+    ('warmup', -1, r'warmup=-1: use a whole number of at least 0'), ('warmup', 1.5, r'warmup=1\.5: use a whole number'),
     ('init', 'he', r"init='he' is unknown: use one of 'mirror', 'scaled', 'paper'"),
     ('epochs', (0, 0), r'epochs=\(0, 0\): give'), ('epochs', (1,), r'epochs=\(1,\): give'), ('epochs', (-1, 2), r'epochs=\(-1, 2\): give'),
     ('epochs', 3, r'epochs=3: give'), ('epochs', (.5, 1), r'epochs=\(0\.5, 1\): give'), ('epochs', ('a', 'b'), r"epochs=\('a', 'b'\): give"),
@@ -127,13 +141,13 @@ BAD = [
     ('scale', 'log', r"scale='log' is unknown: use one of 'calibrated', 'raw'"),
     ('levels', {'middle': 1.}, r"level='middle' is unknown: use one of 'low', 'mid', 'high'"), ('levels', {'low': 'x'}, r"level.*'x'"), ('levels', 1., r'levels=1\.0'),
     ('seed', 'x', r"seed='x': use a whole number of at least 0"), ('seed', 1.5, r'seed=1\.5: use a whole number'),
-    ('speed', 'warp', r"speed='warp' is unknown: use one of 'auto', 'plain'"),
+    ('speed', 'warp', r"speed='warp' is unknown: use one of 'auto', 'plain', 'compiled'"),
     ('precision', 'fp8', r"precision='fp8' is unknown: use one of 'auto', 'no', 'bf16', 'fp16'"),
     ('workers', -1, r'workers=-1: use a whole number'), ('workers', 'x', r"workers='x': use a whole number"),
     ('snapshots', -1, r'snapshots=-1: use a whole number'), ('snapshots', 1.5, r'snapshots=1\.5: use a whole number'),
     ('save_seconds', 'soon', r"save_seconds='soon': use a number of seconds"),
     ('plain', 1.5, r'plain=1\.5: use a share from 0 to 1'), ('plain', -.1, r'plain=-0\.1: use a share'), ('plain', 'half', r"plain='half': use a share"),
-    ('recall', -1, r'recall=-1: use a temperature such as 0\.03, or 0'), ('recall', 'x', r"recall='x': use a temperature"), ('recall', .03, r"recall=0\.03 works with sentence transformers"),
+    ('recall', -1, r'recall=-1: use a temperature such as 0\.03, or 0'), ('recall', 'x', r"recall='x': use a temperature"), ('recall', .03, r"recall=0\.03 works with the text encoders"),
     ('epoch_pictures', -1, r'epoch_pictures=-1: use a whole number'), ('data', 'stream:x.tar', r'has no end: say with epoch_pictures'),
 ]
 
@@ -242,11 +256,11 @@ def test_folder_below_a_file_is_named(tiny, tmp_path):
 def test_resume_of_no_run_says_how_to_start_one(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'nowhere is no run folder: it has no config\.json; start one with'): distill(tmp_path/'nowhere')
 
-CHANGES = dict(teacher='vgg11', teacher_weights=None, size=64, lr=5e-3, fc_dim=16, plain=.2, seed=1, epochs=(2, 3), batch=4, scale='raw', levels={'low': 2.}, pool='max', init='paper', schedule='constant')
+CHANGES = dict(teacher='vgg11', teacher_weights=None, warmup=5, size=64, lr=5e-3, fc_dim=16, plain=.2, seed=1, epochs=(2, 3), batch=4, scale='raw', levels={'low': 2.}, pool='max', init='paper', schedule='constant')
 
 @pytest.fixture(scope='module')
 def stopped(pictures, tmp_path_factory):
-    config = DistillConfig(data=str(pictures), out=str(tmp_path_factory.mktemp('stopped')/'run'), size=32, fc_dim=32, epochs=(2, 2), batch=8, snapshots=STEPS)
+    config = DistillConfig(data=str(pictures), out=str(tmp_path_factory.mktemp('stopped')/'run'), size=32, fc_dim=32, epochs=(2, 2), warmup=3, batch=8, snapshots=STEPS)
     return interrupted(config, 8)
 
 @pytest.mark.parametrize('name', CHANGES)
@@ -274,7 +288,7 @@ def test_checkpoint_of_something_else_is_named(tiny, content):
 
 @pytest.mark.usefixtures('quick_report')
 def test_removed_checkpoint_starts_the_run_again(tiny, finished):
-    (interrupted(tiny(), 8).folder/'checkpoint/state.pt').unlink()
+    for file in (interrupted(tiny(), 8).folder/'checkpoint').glob('state*.pt'): file.unlink()
     run = train(tiny(), resume=True)
     assert losses(run) == losses(finished)
     assert_same_weights(run, finished)

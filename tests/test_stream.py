@@ -98,7 +98,7 @@ def test_a_bad_sample_is_named(tmp_path, parts, message):
 
 @pytest.fixture
 def small(tmp_path, quick_report):
-    def make(**changes): return DistillConfig(**dict(out=str(tmp_path/'run'), size=32, fc_dim=32, epochs=(2, 2), batch=8, snapshots=2) | changes)
+    def make(**changes): return DistillConfig(**dict(out=str(tmp_path/'run'), size=32, fc_dim=32, epochs=(2, 2), warmup=3, batch=8, snapshots=2) | changes)
     return make
 
 def test_a_stream_trains_stops_and_goes_on_bit_for_bit(small, shards, tmp_path):

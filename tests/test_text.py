@@ -42,7 +42,7 @@ def test_random_encoder_differs_from_the_trained_one(encoder):
 
 @pytest.mark.parametrize('name', ['bert', '', 'nowhere.safetensors'])
 def test_unknown_encoder_names_the_choices(name):
-    with pytest.raises(ValueError, match=rf"text encoder '{name}' is unknown: use one of 'char-cnn-rnn', 'minilm', 'precomputed', a sentence-transformers folder, or a \.safetensors file"): get_text_encoder(name)
+    with pytest.raises(ValueError, match=rf"text encoder '{name}' is unknown: use one of 'char-cnn-rnn', 'static', 'minilm', 'precomputed', a folder of sentence-transformers or model2vec, or a \.safetensors file"): get_text_encoder(name)
 
 @pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:1000], lambda b: b[:-100], lambda b: b'{}' + b], ids=['no bytes', 'header only', 'truncated', 'shifted'])
 def test_damaged_encoder_file_is_named(tmp_path, damage):
@@ -228,8 +228,8 @@ def test_a_run_with_recall_is_loaded_with_what_it_knows(tiny, quick_report):
     assert len(t2i.encoder.known) == len(ds) and t2i.encoder.recall == .03
     torch.testing.assert_close(t2i.encoder(first), t2i.encoder.known, atol=.1, rtol=0)
 
-def test_recall_needs_a_sentence_transformer(tiny):
-    with pytest.raises(ValueError, match=r"recall=0\.03 works with sentence transformers: use text='minilm'"): distill(tiny(recall=.03), progress=False)
+def test_recall_is_not_for_letters(tiny):
+    with pytest.raises(ValueError, match=r"recall=0\.03 works with the text encoders 'static', 'minilm'"): distill(tiny(recall=.03), progress=False)
 
 # ---------------------------------------------------------------- ready vectors
 
@@ -246,3 +246,36 @@ def test_a_run_on_ready_vectors_needs_data_that_has_them(tiny):
 def test_an_encoder_is_built_again_from_its_config(enc):
     again = build_text_encoder(json.loads(json.dumps(enc.config)))
     again.load_state_dict(enc.state_dict()); assert type(again) is type(enc) and again.dim == enc.dim
+
+
+# ---------------------------------------------------------------- the word list
+
+def test_static_knows_words_not_their_order():
+    static = get_text_encoder('static').eval()
+    z = static(['a red apple', 'apple red a', 'red apple', '\U0001f34e', 'crimson', 'red', 'spanner'])
+    assert torch.allclose(z[0], z[1], atol=1e-6) and torch.allclose(z[2], z[3], atol=1e-6)          # an emoji is read by its name
+    assert z[4] @ z[5] > z[4] @ z[6] + .1                                                           # crimson is more like red than like a spanner
+
+@pytest.mark.parametrize('text', STRINGS.values(), ids=STRINGS)
+def test_static_reads_any_string(text): assert get_text_encoder('static')([text]).isfinite().all()
+
+def test_static_is_read_from_any_folder_of_model2vec(tmp_path):
+    import shutil; from sdn_lite.data import ASSETS
+    folder = shutil.copytree(ASSETS/'static-minilm', tmp_path/'list'); enc = get_text_encoder(folder)
+    assert enc.config == dict(name='static', source=str(folder), recall=0., known=0) and torch.equal(enc(['a cat']), get_text_encoder('static')(['a cat']))
+    (folder/'tokenizer.json').unlink()
+    with pytest.raises(ValueError, match='cannot be read as a model2vec model'): get_text_encoder(folder)(['a cat'])
+    (folder/'model.safetensors').write_bytes(b'nonsense')
+    with pytest.raises(ValueError, match='cannot be read as a model2vec model'): get_text_encoder(folder)
+
+def test_static_asks_nothing_of_the_network(monkeypatch):
+    import socket
+    monkeypatch.setattr(socket.socket, 'connect', lambda *a: pytest.fail('a connection was tried'))
+    assert get_text_encoder('static')(['a red apple']).shape == (1, 256)
+
+def test_a_static_run_is_a_model_without_the_word_list(tiny, quick_report):
+    from sdn_lite.pipeline import TextToImage
+    from sdn_lite.stages import distill
+    run = distill(tiny(text='static', recall=.03), progress=False); t2i = TextToImage.from_pretrained(run.folder)
+    assert type(t2i.encoder).__name__ == 'StaticEncoder' and len(t2i.encoder.known) and t2i('a red square').size == (32, 32)
+    assert (run.folder/'model/model.safetensors').stat().st_size < 6e6        # the word list has 7.6 MB

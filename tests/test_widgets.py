@@ -1,4 +1,6 @@
 import gc, io, json, time
+from base64 import b64encode
+from html.parser import HTMLParser
 import ipywidgets as widgets, matplotlib.pyplot as plt, numpy as np, pytest, torch, torch.nn.functional as F
 from matplotlib import rcParams
 from PIL import Image
@@ -12,13 +14,18 @@ HOSTILE = ['', ' ', '<script>alert(1)</script>', '<img src=x onerror=alert(1)>',
 
 def pixels(panel):
     "The picture that the page shows."
-    assert panel.view.value[:8] == b'\x89PNG\r\n\x1a\n'
-    with Image.open(io.BytesIO(panel.view.value)) as f: return np.asarray(f.convert('RGB')).copy()
+    assert panel.png[:8] == b'\x89PNG\r\n\x1a\n' and b64encode(panel.png).decode() in panel.view.value
+    with Image.open(io.BytesIO(panel.png)) as f: return np.asarray(f.convert('RGB')).copy()
 
 def changes(panel, change):
     "Whether `change` changes the picture on the page."
-    before = panel.view.value; change()
-    return panel.view.value != before
+    before = panel.png; change()
+    return panel.png != before
+
+def read(html):
+    "The tags with their attributes, and the text, as a browser reads them."
+    tags, words = [], []; parser = HTMLParser(); parser.handle_starttag = lambda tag, attrs: tags.append((tag, dict(attrs))); parser.handle_data = words.append; parser.feed(html); parser.close()
+    return tags, ''.join(words)
 
 def texts(figure): return [t.get_text() for ax in figure.axes for t in ax.texts]
 
@@ -64,6 +71,21 @@ def test_every_control_has_a_label_and_a_tooltip_and_every_figure_is_a_figure(pa
         assert panel._repr_mimebundle_()['text/plain'].startswith(type(panel).__name__)
     assert plt.get_fignums() == []
 
+def test_the_page_shows_what_the_figure_shows(panels):
+    for name, panel in panels.items():
+        for full in (False, True):
+            still = panel.draw(full); page = still.pixels()/255
+            with Image.open(io.BytesIO(png_of(still.figure()))) as f: figure = np.asarray(f)/255
+            assert page.shape == figure.shape and abs(page - figure).mean() < .03, (name, full)        # letters differ a little
+            dark = page.mean(2) < .7, figure.mean(2) < .7; assert .7 < dark[0].sum()/dark[1].sum() < 1.4, (name, full)
+
+def test_every_picture_has_words_for_those_who_cannot_see_it(panels, names):
+    for panel in panels.values():
+        (tag, attributes), *_ = read(panel.view.value)[0]; assert tag == 'img' and attributes['alt'] == plain(panel.describe(), 2000) and len(attributes['alt']) > 10
+        assert (int(attributes['width']), int(attributes['height'])) == pixels(panel).shape[1::-1]
+    panels['explorer'].tower.picked = 'conv2_1'; assert f'sees at conv2_1 in 0: {names[0]}' in panels['explorer'].describe()
+    panels['playground'].caption.value = 'a "cat"'; assert 'drawn for: a "cat".' in panels['playground'].describe() and 'a &quot;cat&quot;' in panels['playground'].view.value
+
 def test_pictures_grow_with_the_font_size(explorer, monkeypatch):
     small = pixels(explorer).shape
     monkeypatch.setitem(rcParams, 'font.size', 15); explorer.redraw()
@@ -74,10 +96,10 @@ def test_interaction_leaves_nothing_behind_and_close_takes_everything_away(explo
     def use():
         for tap in ('conv1_1', 'pool5', 'image'): explorer.tower.picked = tap
         for c in ('a cat', ''): playground.caption.value = c
-    use(); gc.collect(); count = len(_instances), len([o for o in gc.get_objects() if type(o) is ours.Still])
+    use(); gc.collect(); count = len(_instances), len([o for o in gc.get_objects() if type(o) in (ours.Still, ours.Sheet)])
     for _ in range(3): use()
     gc.collect()
-    assert (len(_instances), len([o for o in gc.get_objects() if type(o) is ours.Still])) == count
+    assert (len(_instances), len([o for o in gc.get_objects() if type(o) in (ours.Still, ours.Sheet)])) == count
     inside = {w.model_id for p in (explorer, playground) for w in everything(p)}
     explorer.close(); playground.close()
     assert not inside & set(_instances) and len(_instances) < count[0] - 2*len(inside)        # styles and layouts too
@@ -85,8 +107,9 @@ def test_interaction_leaves_nothing_behind_and_close_takes_everything_away(explo
 @pytest.mark.parametrize('text', HOSTILE, ids=lambda t: repr(t)[:20])
 def test_drawn_text_is_one_short_line_that_the_font_has(text, recwarn):
     line = plain(text)
-    assert len(line) <= 60 and line.isprintable()
-    still = ours.Still(2, 1); still.say(0, .5, line); png_of(still)
+    assert len(line) <= 60 and line.replace('\u200d', '').isprintable()
+    still = ours.Still(2, 1); still.say(0, .5, line); png_of(still.figure()); still.pixels()
+    assert bool(still.boxes) == any(ord(c) > 0x2fff or c == '\u200d' for c in line)      # what the font lacks is kept
     assert not recwarn
 
 # ---------------------------------------------------------------- the tower and the explorer
@@ -113,7 +136,7 @@ def test_explorer_shows_the_strongest_channels_and_what_excites_them(explorer, t
 def test_every_tap_can_be_shown(explorer, symmetry):
     for panel in (explorer, symmetry):
         seen = set()
-        for b in panel.tower.buttons.values(): b.click(); seen.add(panel.view.value)
+        for b in panel.tower.buttons.values(): b.click(); seen.add(panel.png)
         assert len(seen) == 22
 
 def test_explorer_refuses_what_it_cannot_read(teacher, ds):
@@ -154,7 +177,7 @@ def test_symmetry_reacts_and_refuses(symmetry, teacher, t2i, student, ds, names)
 @pytest.mark.usefixtures('quick_report')
 def test_board_follows_a_training(tiny):
     board = LossBoard(seconds=0); seen, views = [], set()
-    def watch(run, news): board.next = 0; seen.append(news); stop = board(run, news); views.add(board.view.value); return stop
+    def watch(run, news): board.next = 0; seen.append(news); stop = board(run, news); views.add(board.png); return stop
     run = distill(tiny(epochs=(10, 10), snapshots=2), progress=False, watch=watch, callback=board.drawn)
     log = run.log()
     assert board.columns['step'] == list(range(10, 61, 10)) == [int(s) for s in log['step'][9::10]]
@@ -248,8 +271,8 @@ def test_playground_draws_what_the_model_draws(playground, t2i):
 
 def test_playground_shows_every_tap(playground):
     assert playground.names == list(playground.taps)[::-1] and playground.names[0] == 'pool5' and playground.names[-1] == 'image'
-    seen = {playground.view.value}
-    for k in range(22): playground.play.value = k; seen.add(playground.view.value)
+    seen = {playground.png}
+    for k in range(22): playground.play.value = k; seen.add(playground.png)
     assert len(seen) == 22 and playground.layer.value == 'image'
 
 def test_colours_of_a_tap_are_its_principal_components(t2i):
@@ -277,7 +300,9 @@ def test_any_text_is_shown_as_text(t2i, ds, text, recwarn):
     playground = Playground(t2i, None)
     playground.caption.value = playground.second.value = text
     assert pixels(playground).shape[1] > 500 and png_of(playground.figure())
-    for w in everything(playground): assert not isinstance(w, (widgets.HTML, widgets.HTMLMath, widgets.Label))    # nothing that reads markup
+    for w in everything(playground): assert w is playground.view or not isinstance(w, (widgets.HTML, widgets.HTMLMath, widgets.Label))    # nothing else reads markup
+    tags, words = read(playground.view.value); assert [t for t, _ in tags] == ['img', 'p'][:len(tags)] and set(tags[0][1]) == {'alt', 'width', 'height', 'decoding', 'style', 'src'} and not any(a for _, a in tags[1:])
+    drawn = plain(text); assert (drawn or 'nothing') in tags[0][1]['alt'] and ('虎' not in text or f'In full: {drawn}' in words)
     assert not [w for w in recwarn if 'Glyph' in str(w.message)]
 
 def test_playground_refuses_models_without_words_and_other_sizes(t2i):
@@ -287,4 +312,4 @@ def test_playground_refuses_models_without_words_and_other_sizes(t2i):
 def test_our_html_is_a_constant(panels):
     for panel in panels.values():
         for w in everything(panel):
-            if isinstance(w, widgets.HTML): assert w.value == ours.CSS
+            if isinstance(w, widgets.HTML): assert w is panel.view or w.value == ours.CSS

@@ -4,8 +4,12 @@
     python tools/build_assets.py emoji      # needs npm; about a minute
     python tools/build_assets.py teacher    # trains vgg19_lite on the bundled emoji
     python tools/build_assets.py text       # trains char-cnn-rnn against that teacher
-    python tools/build_assets.py model      # trains emoji-small, as `make demo` does, and emoji-small-minilm
-    python tools/build_assets.py all        # the four, in this order
+    python tools/build_assets.py words      # asks MiniLM for its word list; in an environment of its own: pip install 'sdn_lite[text]' 'model2vec[distill]'
+    python tools/build_assets.py model      # trains emoji-small, as `make demo` does
+    python tools/build_assets.py emoji-model  # trains emoji, on all pictures: about 90 minutes; goes on where it was stopped
+    python tools/build_assets.py nearest    # what the teacher sees in the pictures that emoji was trained on; seconds
+    python tools/build_assets.py cards      # judges the models as they are, and writes their cards
+    python tools/build_assets.py all        # everything but the cards, in this order; the models are judged at the end
 """
 import csv, json, subprocess, sys, tarfile, tempfile
 from pathlib import Path
@@ -112,6 +116,20 @@ def build_text():
     save_half(enc.state_dict(), ASSETS/'char_cnn_rnn.safetensors')
 
 
+def build_words():
+    "MiniLM's vector of every entry in its word list, 256 main directions, 8-bit numbers. The rarer the word, the more it counts (Arora et al. 2017)."
+    import shutil
+    from model2vec.distill import distill
+    from sdn_lite.text import find_minilm
+    with tempfile.TemporaryDirectory() as tmp:
+        distill(str(find_minilm()), pca_dims=256, sif_coefficient=1e-4, quantize_to='int8', device='cpu').save_pretrained(tmp)
+        about = json.loads((Path(tmp)/'config.json').read_text()) | dict(tokenizer_name='sentence-transformers/all-MiniLM-L6-v2')   # not a path of this machine
+        folder = ASSETS/'static-minilm'; folder.mkdir(exist_ok=True)
+        for f in ('model.safetensors', 'tokenizer.json'): shutil.copyfile(Path(tmp)/f, folder/f)
+        (folder/'config.json').write_text(json.dumps(about, indent=1) + '\n')
+    print(f'static-minilm: {(folder/"model.safetensors").stat().st_size/1e6:.2f} MB')
+
+
 def bundle(model, name):
     "Write a `TextToImage` into the package, with 16-bit numbers."
     import shutil
@@ -119,19 +137,50 @@ def bundle(model, name):
         model.save_pretrained(tmp); (ASSETS/name).mkdir(exist_ok=True)
         save_half(model.state_dict(), ASSETS/name/'model.safetensors')
         shutil.copy(Path(tmp)/'config.json', ASSETS/name/'config.json')
+    card(name)
+
+
+def card(name):
+    "Judge a bundled model, and write its figures and its card beside it."
+    import shutil
+    from sdn_lite.metrics import evaluate
+    from sdn_lite.pipeline import TextToImage
+    model = TextToImage.from_pretrained(name); model.metrics = evaluate(name, network='efficientnet-lite0').as_dict()
+    with tempfile.TemporaryDirectory() as tmp:
+        model.save_pretrained(tmp, model_card_kwargs=dict(model_id=name))
+        for file in ('README.md', 'metrics.json'): shutil.copy(Path(tmp)/file, ASSETS/name/file)
+
+
+def build_cards():
+    "The cards alone, of the models as they are."
+    from sdn_lite.pipeline import BUNDLED
+    for name in BUNDLED: card(name)
 
 
 def build_model():
-    "Exactly what `make demo` trains; and the same with MiniLM, which is then told what it knows (`recall`)."
-    from sdn_lite.data import load_emoji
+    "Exactly what `make demo` trains."
     from sdn_lite.pipeline import TextToImage
     from sdn_lite.stages import DistillConfig, distill
     with tempfile.TemporaryDirectory() as tmp:
         run = distill(DistillConfig(out=f'{tmp}/demo'))
         bundle(TextToImage.from_pretrained(run.folder), 'emoji-small'); front_picture(run)
-        words = TextToImage.from_pretrained(distill(DistillConfig(out=f'{tmp}/words', text='minilm')).folder)
-        words.encoder.known, words.encoder.recall = words.encoder([c[0] for c in load_emoji()._captions]), .03
-        bundle(words, 'emoji-small-minilm')
+
+
+EMOJI = dict(data='emoji', text='static', fc_dim=1024, batch=8, lr=7e-4, warmup=3000, epochs=(20, 105))   # of the released model
+
+def build_emoji_model(folder='runs/emoji'):
+    "The released model. A run that was stopped goes on."
+    from sdn_lite.pipeline import TextToImage
+    from sdn_lite.stages import DistillConfig, distill
+    run = distill(DistillConfig(out=folder, **EMOJI), resume=Path(folder, 'config.json').is_file())
+    bundle(TextToImage.from_pretrained(run.folder), 'emoji'); build_nearest()
+
+
+def build_nearest():
+    "What the teacher sees in the training pictures of `emoji`, for the Playground on the classroom page."
+    from sdn_lite.data import load_emoji
+    from sdn_lite.widgets import Nearest
+    Nearest(load_emoji('all')).save(ASSETS/'emoji/nearest.safetensors')
 
 
 def front_picture(run, n=9):
@@ -152,6 +201,7 @@ def front_picture(run, n=9):
 
 
 if __name__ == '__main__':
-    jobs = dict(emoji=build_emoji, teacher=build_teacher, text=build_text, model=build_model)
+    jobs = dict(emoji=build_emoji, teacher=build_teacher, text=build_text, words=build_words, model=build_model)
+    jobs |= {'emoji-model': build_emoji_model, 'nearest': build_nearest, 'cards': build_cards}
     if len(sys.argv) != 2 or sys.argv[1] not in [*jobs, 'all']: sys.exit(__doc__)
-    for name in jobs if sys.argv[1] == 'all' else [sys.argv[1]]: jobs[name]()
+    for name in list(jobs)[:-2] if sys.argv[1] == 'all' else [sys.argv[1]]: jobs[name]()
