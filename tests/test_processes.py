@@ -24,7 +24,7 @@ with open(settings['out'] + f'.{state.process_index}.json', 'w') as f: json.dump
 
 def train(tmp_path, pictures, world, name, env=None, **changes):
     "Train under torchrun; the run, and what each process wrote down."
-    settings = dict(data=str(pictures), out=str(tmp_path/name), size=32, fc_dim=32, epochs=(2, 2), warmup=20, batch=8, lr=3e-4, snapshots=2, save_seconds=0) | changes
+    settings = dict(data=str(pictures), out=str(tmp_path/name), size=32, fc_dim=32, epochs=(2, 2), warmup=20, batch=8, lr=1e-4, snapshots=2, save_seconds=0) | changes
     (tmp_path/'program.py').write_text(PROGRAM)
     r = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(world), tmp_path/'program.py', json.dumps(settings)], capture_output=True, text=True, timeout=600,
                        env=os.environ | dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1') | (env or {}))

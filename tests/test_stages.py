@@ -271,6 +271,28 @@ def test_resume_with_another_setting_names_it(stopped, name):
         train(DistillConfig(**changed), resume=True)
     assert tree(stopped.folder) == before
 
+# ---------------------------------------------------------------- speed
+
+@pytest.mark.usefixtures('quick_report')
+def test_a_run_goes_on_under_another_speed(tiny, finished):
+    interrupted(tiny(), 8)
+    run = train(tiny(speed='plain', precision='auto'), resume=True)
+    assert losses(run)['total'] == pytest.approx(losses(finished)['total'], rel=.02)
+
+def test_compiled_needs_a_gpu_and_says_so_before_anything_is_written(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(ValueError, match=r"speed='compiled' needs a GPU: use 'auto' or 'plain'"): train(tiny(speed='compiled'))
+    assert not (tmp_path/'run').exists()
+
+@pytest.mark.usefixtures('quick_report')
+def test_the_compiled_step_fits_the_loop(tiny, finished, monkeypatch):
+    "Without a compiler: its parts are passed on as they are. What a compiler makes of them was never tried on a GPU."
+    step, used = stages.compiled_step, []
+    monkeypatch.setattr(stages, 'pick_precision', lambda *a: 'no')
+    monkeypatch.setattr(stages, 'compiled_step', lambda *a, graphs: used.append(graphs) or step(*a, graphs=False, backend='eager'))
+    run = train(tiny(speed='compiled'))
+    assert used == [True] and losses(run)['total'] == pytest.approx(losses(finished)['total'], rel=1e-3)
+
 # ---------------------------------------------------------------- damage
 
 @pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:len(b)//2], lambda b: b[:1000], lambda b: b'no checkpoint', lambda b: b[:-20]],
