@@ -139,6 +139,7 @@ BAD = [
     ('lr', 0, r'lr=0: use a number greater than 0'), ('lr', -1e-3, r'lr=-0\.001: use a number'), ('lr', float('nan'), r'lr=nan: use a number'), ('lr', float('inf'), r'lr=inf: use a number'), ('lr', 'fast', r"lr='fast': use a number"),
     ('schedule', 'cosine', r"schedule='cosine' is unknown: use one of 'onecycle', 'constant'"),
     ('scale', 'log', r"scale='log' is unknown: use one of 'calibrated', 'raw'"),
+    ('distance', 'l3', r"distance='l3' is unknown: use one of 'l1', 'l2'"),
     ('levels', {'middle': 1.}, r"level='middle' is unknown: use one of 'low', 'mid', 'high'"), ('levels', {'low': 'x'}, r"level.*'x'"), ('levels', 1., r'levels=1\.0'),
     ('seed', 'x', r"seed='x': use a whole number of at least 0"), ('seed', 1.5, r'seed=1\.5: use a whole number'),
     ('speed', 'warp', r"speed='warp' is unknown: use one of 'auto', 'plain', 'compiled'"),
@@ -256,7 +257,7 @@ def test_folder_below_a_file_is_named(tiny, tmp_path):
 def test_resume_of_no_run_says_how_to_start_one(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'nowhere is no run folder: it has no config\.json; start one with'): distill(tmp_path/'nowhere')
 
-CHANGES = dict(teacher='vgg11', teacher_weights=None, warmup=5, size=64, lr=5e-3, fc_dim=16, plain=.2, seed=1, epochs=(2, 3), batch=4, scale='raw', levels={'low': 2.}, pool='max', init='paper', schedule='constant')
+CHANGES = dict(teacher='vgg11', teacher_weights=None, warmup=5, distance='l2', size=64, lr=5e-3, fc_dim=16, plain=.2, seed=1, epochs=(2, 3), batch=4, scale='raw', levels={'low': 2.}, pool='max', init='paper', schedule='constant')
 
 @pytest.fixture(scope='module')
 def stopped(pictures, tmp_path_factory):
