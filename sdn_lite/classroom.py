@@ -373,6 +373,9 @@ def serve(
         app.tornado_settings = dict(disable_check_xsrf=True)
         logging.getLogger('tornado.general').setLevel(logging.ERROR)     # tornado warns of the time between jupyter_server's pings, which is as it should be
         nursery.wait()                                                   # a kernel that waits for longer than `forget` would be ended
-        print(f'The page is at {url}   Ctrl-C ends it.', flush=True)
-        if browser: import webbrowser; threading.Timer(.5, webbrowser.open, [url]).start()
+        def ready():
+            print(f'The page is at {url}   Ctrl-C ends it.', flush=True)
+            if browser: import webbrowser; threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()
+        from tornado.ioloop import IOLoop
+        IOLoop.current().add_callback(ready)                             # the loop begins when the server listens
         app.start()

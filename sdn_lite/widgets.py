@@ -594,7 +594,7 @@ class Nearest:
         alike[torch.arange(len(some)), some] = -1
         self.usual = alike.max(1).values.median().item()                                  # of a known picture and its own nearest neighbour
     def features(self, images): taps = self.teacher(images); return [F.adaptive_avg_pool2d(taps[t], min(4, taps[t].shape[-1])).flatten(1) for t in self.TAPS]
-    def directions(self, x, most=64):
+    def directions(self, x, most=128):
         "The mean of features `[N, D]`, the directions `[D, most]` in which they vary most, and where they lie along these, on a sphere."
         mean = x.mean(0); axes = torch.linalg.svd(x - mean, full_matrices=False)[2][:most].T
         return mean, axes, F.normalize((x - mean) @ axes, dim=1)
