@@ -142,6 +142,7 @@ STYLE = """<style>
 .sdn-page .widget-text{margin-right:18px}.sdn-page input::placeholder{color:#595959;font-style:italic}
 .sdn-page .widget-play button.jupyter-button{padding:6px 0;flex:0 0 46px;text-overflow:clip}
 .sdn-page .widget-toggle-buttons,.sdn-page .widget-toggle-buttons .widget-toggle-button{height:auto}
+.sdn-page .widget-toggle-buttons .widget-toggle-button{padding:6px 8px;min-width:min-content;overflow:visible;text-overflow:clip}
 .sdn-page input[type=text],.sdn-page input[type=number],.sdn-page select{font-size:20px;height:42px;border:2px solid #767676;border-radius:4px}
 .sdn-page select{padding-right:34px}.sdn-page select[multiple]{height:auto;padding-right:4px}.sdn-page .widget-select-multiple{height:auto}
 .sdn-page input[type=checkbox]{width:24px;height:24px}
