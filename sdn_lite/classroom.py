@@ -142,6 +142,7 @@ STYLE = """<style>
 .sdn-page .widget-text{margin-right:18px}.sdn-page input::placeholder{color:#595959;font-style:italic}
 .sdn-page .widget-play button.jupyter-button{padding:6px 0;flex:0 0 46px;text-overflow:clip}
 .sdn-page .widget-toggle-buttons,.sdn-page .widget-toggle-buttons .widget-toggle-button{height:auto}
+.sdn-page .widget-toggle-buttons .widget-toggle-button{padding:6px 8px;min-width:min-content;overflow:visible;text-overflow:clip}
 .sdn-page input[type=text],.sdn-page input[type=number],.sdn-page select{font-size:20px;height:42px;border:2px solid #767676;border-radius:4px}
 .sdn-page select{padding-right:34px}.sdn-page select[multiple]{height:auto;padding-right:4px}.sdn-page .widget-select-multiple{height:auto}
 .sdn-page input[type=checkbox]{width:24px;height:24px}
@@ -373,6 +374,9 @@ def serve(
         app.tornado_settings = dict(disable_check_xsrf=True)
         logging.getLogger('tornado.general').setLevel(logging.ERROR)     # tornado warns of the time between jupyter_server's pings, which is as it should be
         nursery.wait()                                                   # a kernel that waits for longer than `forget` would be ended
-        print(f'The page is at {url}   Ctrl-C ends it.', flush=True)
-        if browser: import webbrowser; threading.Timer(.5, webbrowser.open, [url]).start()
+        def ready():
+            print(f'The page is at {url}   Ctrl-C ends it.', flush=True)
+            if browser: import webbrowser; threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()
+        from tornado.ioloop import IOLoop
+        IOLoop.current().add_callback(ready)                             # the loop begins when the server listens
         app.start()

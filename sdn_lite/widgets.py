@@ -577,7 +577,7 @@ def tap_colours(x, axes):
     return (((x.permute(1, 2, 0) - mean) @ directions - low)/(high - low).clamp_min(1e-6)).clamp(0, 1).cpu().numpy()
 
 class Nearest:
-    "Finds the picture of `known` that is most like a given one: the mean cosine of the teacher's pool4 and pool5, along the directions in which `known` varies most."
+    "Finds the picture of `known` that is most like a given one: the mean cosine of the teacher's pool4 and pool5, less what all pictures share."
     TAPS = 'pool4', 'pool5'
     @torch.no_grad()
     def __init__(self,
@@ -586,36 +586,37 @@ class Nearest:
         file=None,      # what `save` wrote for these pictures and this teacher: spares looking at each of them. Raises `ValueError` if it is of others
     ):
         self.known, self.teacher = known, teacher or get_teacher()
-        if file: self.load(file)
-        else:
-            parts = [self.features(known.images(range(k, min(k + 64, len(known))))) for k in range(0, len(known), 64)]
-            self.means, self.axes, self.vectors = zip(*(self.directions(torch.cat(p)) for p in zip(*parts)))
+        if file: return self.load(file)
+        parts = [self.features(known.images(range(k, min(k + 64, len(known))))) for k in range(0, len(known), 64)]
+        self.means = [torch.cat(p).mean(0) for p in zip(*parts)]
+        self.vectors = [F.normalize(torch.cat(p) - m, dim=1) for p, m in zip(zip(*parts), self.means)]; self.axes = None
         some = torch.arange(0, len(known), -(-len(known)//500)); alike = sum(v[some] @ v.T for v in self.vectors)/2
         alike[torch.arange(len(some)), some] = -1
         self.usual = alike.max(1).values.median().item()                                  # of a known picture and its own nearest neighbour
     def features(self, images): taps = self.teacher(images); return [F.adaptive_avg_pool2d(taps[t], min(4, taps[t].shape[-1])).flatten(1) for t in self.TAPS]
-    def directions(self, x, most=64):
-        "The mean of features `[N, D]`, the directions `[D, most]` in which they vary most, and where they lie along these, on a sphere."
-        mean = x.mean(0); axes = torch.linalg.svd(x - mean, full_matrices=False)[2][:most].T
-        return mean, axes, F.normalize((x - mean) @ axes, dim=1)
+    def seen(self, image): "Where a picture lies on the sphere, for each tap."; return [F.normalize(f[0] - m, dim=0) for f, m in zip(self.features(image[None]), self.means)]
     @property
     def key(self):
-        "A hash of the pictures and of the teacher's weights."
+        "A hash of the pictures' ids and of the teacher's weights."
         of = hashlib.sha256('\n'.join([str(self.known.size), *self.known.ids]).encode())
         for v in self.teacher.state_dict().values(): of.update(v.float().numpy().tobytes())
         return of.hexdigest()
-    def save(self, file):
-        "Write what was found out about the pictures, in 16-bit numbers."
-        save_file({f'{t}.{n}': x.half().contiguous() for t, *parts in zip(self.TAPS, self.means, self.axes, self.vectors) for n, x in zip(('mean', 'axes', 'vectors'), parts)}, file, metadata=dict(key=self.key))
+    def save(self, file, most=128):
+        "Write where the pictures lie along the `most` directions in which they differ most, in 16-bit numbers. The search is among these; how alike two pictures are is always computed in full."
+        axes = [torch.linalg.svd(v, full_matrices=False)[2][:most].T for v in self.vectors]
+        parts = dict(mean=self.means, axes=axes, vectors=[v @ a for v, a in zip(self.vectors, axes)])
+        save_file({f'{t}.{n}': x.half().contiguous() for n, xs in parts.items() for t, x in zip(self.TAPS, xs)}, file, metadata=dict(key=self.key, usual=str(self.usual)))
     def load(self, file):
         with safe_open(file, 'pt') as f:
-            if (f.metadata() or {}).get('key') != self.key: raise ValueError(f'{file} was made for other pictures or another teacher: leave it out, or write it again with Nearest(known, teacher).save')
-            self.means, self.axes, self.vectors = ([f.get_tensor(f'{t}.{n}').float() for t in self.TAPS] for n in ('mean', 'axes', 'vectors'))
+            about = f.metadata() or {}
+            if about.get('key') != self.key: raise ValueError(f'{file} was made for other pictures or another teacher: leave it out, or write it again with Nearest(known, teacher).save')
+            self.means, self.axes, self.vectors = ([f.get_tensor(f'{t}.{n}').float() for t in self.TAPS] for n in ('mean', 'axes', 'vectors')); self.usual = float(about['usual'])
     @torch.no_grad()
     def __call__(self, image):
         "Index of the picture of `known` most like `image` `[3, H, W]`, and how alike they are: 1 is the same."
-        alike = sum(v @ F.normalize((f[0] - m) @ a, dim=0) for f, m, a, v in zip(self.features(image[None]), self.means, self.axes, self.vectors))/2
-        return alike.argmax().item(), alike.max().item()
+        mine = self.seen(image); places = [q @ a for q, a in zip(mine, self.axes)] if self.axes else mine
+        found = sum(v @ q for v, q in zip(self.vectors, places)).argmax().item()
+        return found, (sum(q @ k for q, k in zip(mine, self.seen(self.known[found]['image'])))/2).item()
 
 class Playground(Panel):
     "What does a caption become, and is it a copy? Raises `ValueError` for a model that reads no words, or known pictures of another size."
