@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPERS', 'READERS', 'STAGES', 'TOLD', 'LOG', 'WARM', 'drawn_taps', 'DistillConfig', 'load_data', 'Pairs',
            'text_encoder_for', 'first_vectors', 'Batches', 'Indexed', 'Streamed', 'replacing', 'save_model', 'checksum',
-           'seal', 'check_seal', 'Run', 'open_run', 'alone', 'same_settings', 'plot_log', 'report_figure',
+           'seal', 'check_seal', 'Run', 'open_run', 'locked', 'alone', 'same_settings', 'plot_log', 'report_figure',
            'write_report', 'Log', 'ctrl_c', 'pick_precision', 'adam', 'one_cycle', 'warm_up', 'optimiser', 'distill',
            'seed_of', 'made_with', 'check_made', 'save_checkpoint', 'load_checkpoint']
 
@@ -257,29 +257,36 @@ LOG = ('step', 'stage', 'total', *LEVELS, 'images_per_second')
 def open_run(config, resume)->Run:
     "The run folder of `config`, new or continued. Raises `ValueError` rather than overwrite anything."
     folder, file = Path(config.out), Path(config.out)/'config.json'
-    if file.is_file():
-        if not resume: raise ValueError(f'out={config.out!r} holds a run already: resume it with resume=True (sdn_train --resume {config.out}), or choose another folder. Nothing is overwritten')
-        same_settings(config, asdict(Run(folder).config), file)
-    elif folder.is_dir() and {f.name for f in folder.iterdir()} - {'.lock', f'{file.name}.part'}: raise ValueError(f'out={config.out!r} is a folder with other things in it: choose a new one')
-    else:
-        with replacing(file) as p: p.write_text(json.dumps(asdict(config), indent=1), encoding='utf-8')
+    if not file.is_file():
+        if folder.is_dir() and {f.name for f in folder.iterdir()} - {'.lock', f'{file.name}.part'}: raise ValueError(f'out={config.out!r} is a folder with other things in it: choose a new one')
+        with locked(config):
+            if not file.is_file():                                     # two may start in one moment
+                with replacing(file) as p: p.write_text(json.dumps(asdict(config), indent=1), encoding='utf-8')
+                return Run(folder)
+    if not resume: raise ValueError(f'out={config.out!r} holds a run already: resume it with resume=True (sdn_train --resume {config.out}), or choose another folder. Nothing is overwritten')
+    same_settings(config, asdict(Run(folder).config), file)
     return Run(folder)
 
 @contextmanager
-def alone(config, main=True):
-    "Hold the run folder of `config`, so that no other training writes to it. Raises `ValueError` if one does. `main=False`: the main process of the same training holds it."
-    if not main: yield; return
+def locked(config):
+    "Hold the lock of the run folder of `config`. Raises `ValueError` if another process does, `OSError` if the folder can't be written."
     from filelock import FileLock, Timeout
     file = Path(config.out)/'.lock'
-    lock = FileLock(file)
-    # Processes that read pictures may outlive their killed parent by 5 seconds, and hold its lock
-    try: lock.acquire(timeout=6)
-    except Timeout: raise ValueError(f'out={config.out!r} is in use: another process is training there; wait until it has ended, or choose another folder') from None
-    except OSError as e: raise OSError(e.errno, f'{file} could not be written ({e.strerror or e}); free some space or choose another folder') from None
     try:
-        same_settings(config, asdict(Run(config.out).config), file.with_name('config.json'))   # two may have started in one moment
-        yield
+        file.parent.mkdir(parents=True, exist_ok=True); lock = FileLock(file)
+        lock.acquire(timeout=6)      # processes that read pictures may outlive their killed parent by 5 seconds, and hold its lock
+    except Timeout: raise ValueError(f'out={config.out!r} is in use: another process is training there; wait until it has ended, or choose another folder') from None
+    except OSError as e: raise OSError(e.errno, f'{file.parent} could not be written ({e.strerror or e}); free some space or choose another folder') from None
+    try: yield
     finally: lock.release()
+
+@contextmanager
+def alone(config, main=True):
+    "Train alone in the run folder of `config`. `main=False`: the main process of the same training holds the lock."
+    if not main: yield; return
+    with locked(config):
+        same_settings(config, asdict(Run(config.out).config), Path(config.out)/'config.json')   # between opening and training, another process may have trained
+        yield
 
 def same_settings(config, saved, file):
     "Raise `ValueError` naming the first setting in which `file` differs from `config`, if it changes the result."
@@ -425,6 +432,7 @@ def warm_up(
         b, order = order[:64], order[64:]
         loss = (student.high(pairs.z[pairs.chosen[which[b]]].to(device)) - real[b.to(device)]).abs().mean()/size
         opt.zero_grad(); loss.backward(); opt.step(); sched.step(); losses.append(loss.detach())
+    opt.zero_grad()          # what is left of the last step is not for Stage-I
     return torch.stack(losses[-50:]).mean().item()
 
 # %% ../nbs/05_stages.ipynb #85130b4a
