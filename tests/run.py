@@ -3,7 +3,7 @@
 
 1. the library is what the notebooks export, and the notebooks are clean and small;
 2. every notebook runs from top to bottom in a process of its own;
-3. pytest: all but the tests marked `slow`; `make test-all` runs these too.
+3. pytest, in two processes of one thread each: all but the tests marked `slow`; `make test-all` runs these too.
 """
 import hashlib, json, os, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -64,4 +64,5 @@ if __name__ == '__main__':
     step('README.md agrees with nbs/index.ipynb', [sys.executable, 'tools/make_readme.py', '--check'])
     with tempfile.TemporaryDirectory() as cache: step('notebooks', [BIN/'nbdev_test', '--n_workers', '1', '--do_print', '--timing'], SDN_LITE_CACHE=cache)
     debian()
-    step('pytest', [sys.executable, '-m', 'pytest', '-q', 'tests', *sys.argv[1:]])
+    # A file's tests stay together: some share a server or a training
+    step('pytest', [sys.executable, '-m', 'pytest', '-q', '-n', '2', '--dist', 'loadfile', 'tests', *sys.argv[1:]], OMP_NUM_THREADS='1')
