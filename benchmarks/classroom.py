@@ -6,9 +6,10 @@ Starts `sdn_demo` and a Chromium without network on the same machine, and measur
 2. milliseconds from a click on a tap, a channel or a level to the new picture, 30 clicks each;
 3. milliseconds from a key in the Playground to the new picture, 30 keys;
 4. PAGES pages open, everybody types captions at the same time, a letter every 150 ms: from the last key of a caption to its picture; and what memory the server's processes own.
-Times are taken inside the page, from the browser's own event to the frame after the new picture is decoded. Server and browser share the processor: on two cores part of 4 is the browser's own work.
+5. the same as 4 without a browser: PAGES clients open a page each and speak to its kernel as the browser does, one change under way at a time. That is what the server needs when thirty tablets do the drawing.
+Times of 1 to 4 are taken inside the page, from the browser's own event to the frame after the new picture is decoded. Server and browser share the processor: on two cores a large part of 4 is the browser's own work.
 """
-import asyncio, shutil, signal, statistics, subprocess, sys, time
+import asyncio, json, re, shutil, signal, statistics, subprocess, sys, time, uuid
 from pathlib import Path
 
 PORT, WORDS = 8899, ['a red car', 'a blue heart', 'a yellow star', 'a green leaf', 'a cat face', 'an orange cat']
@@ -45,6 +46,56 @@ async def answer(page):
     "Milliseconds from the last event to the picture that came after it."
     await page.wait_for_function('window.seen > window.asked && window.asked > 0')
     return await page.evaluate('window.seen - window.asked')
+
+
+class Client:
+    "A page without a browser: its kernel's websocket, and the caption's widget."
+    async def open(self):
+        from tornado.httpclient import AsyncHTTPClient
+        from tornado.websocket import websocket_connect
+        page = (await AsyncHTTPClient().fetch(f'http://127.0.0.1:{PORT}/', request_timeout=300)).body.decode()
+        kernel = re.search('"kernelId": *"([^"]+)"', page)[1]
+        self.socket = await websocket_connect(f'ws://127.0.0.1:{PORT}/api/kernels/{kernel}/channels', max_message_size=10**9)
+        self.send('comm_open', comm_id='control', target_name='jupyter.widget.control', data={}); self.send('comm_msg', comm_id='control', data=dict(method='request_states'))
+        while True:
+            data = (await self.read())['content'].get('data', {})
+            if isinstance(data, dict) and data.get('method') == 'update_states': break
+        self.caption, = (i for i, m in data['states'].items() if m['state'].get('_model_name') == 'TextModel' and m['state'].get('description') == 'caption')
+        return self
+    def send(self, kind, **content):
+        id = uuid.uuid4().hex; header = dict(msg_id=id, username='', session='clients', msg_type=kind, version='5.3', date=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()))
+        self.socket.write_message(json.dumps(dict(header=header, parent_header={}, metadata=dict(version='1.0.0'), content=content, channel='shell', buffers=[]))); return id
+    async def read(self):
+        while True:
+            m = await self.socket.read_message()
+            if m is None: raise ConnectionError('the server has closed the connection')
+            if isinstance(m, str): return json.loads(m)
+    async def type_in(self, word):
+        "Seconds from the last key to its picture."
+        typed, busy, sent, last = '', None, None, None
+        async def keys():
+            nonlocal typed, last
+            for k in range(len(word)): typed = word[:k + 1]; last = time.monotonic(); push(); await asyncio.sleep(.15)
+        def push():
+            nonlocal busy, sent
+            if busy is None and typed != sent: sent = typed; busy = self.send('comm_msg', comm_id=self.caption, data=dict(method='update', state=dict(value=typed), buffer_paths=[]))
+        job = asyncio.ensure_future(keys())
+        while True:
+            m = await self.read(); c = m['content']
+            if m['parent_header'].get('msg_id') == busy and c.get('execution_state') == 'idle': busy = None; push()
+            value = (c.get('data') or {}).get('state', {}).get('value') if m['header']['msg_type'] == 'comm_msg' else None
+            if isinstance(value, str) and f'drawn for: {word}.' in value: await job; return time.monotonic() - last - .15
+
+
+async def clients(n, server):
+    start = time.monotonic(); some = []
+    for k in range(0, n, 3): some += await asyncio.gather(*(Client().open() for _ in range(min(3, n - k))))
+    print(f'{n} pages opened without a browser: {time.monotonic() - start:.0f} s; memory {memory(server.pid):,.0f} MB', flush=True); answers = []
+    async def typing(client, k):
+        for word in WORDS[k % 6:] + WORDS[:k % 6]: answers.append(1000*await client.type_in(word)); await asyncio.sleep(2.5)
+    await asyncio.gather(*(typing(c, k) for k, c in enumerate(some)))
+    assert len(answers) == 6*n
+    told(f'last key of a caption, {n} pages at once, without a browser', answers)
 
 
 async def main(n, model):
@@ -93,7 +144,8 @@ async def main(n, model):
             start = time.monotonic(); await asyncio.gather(*(type_in(page, k) for k, page in enumerate(pages)))
             assert len(answers) == 6*n
             told(f'last key of a caption, {n} pages at once', answers); print(f'memory {memory(server.pid):,.0f} MB; {time.monotonic() - start:.0f} s of typing')
-            await browser.close()
+            await browser.close(); await asyncio.sleep(15)                         # its kernels end
+            await clients(n, server)
     finally: server.send_signal(signal.SIGINT); server.wait(60)
 
 

@@ -257,7 +257,10 @@ def kernel_child(conn, folder):
     threading.Thread(target=follow, daemon=True).start()
     folder.mkdir(); tempfile.tempdir = str(folder)
     from ipykernel.kernelapp import IPKernelApp
-    IPKernelApp.launch_instance(argv=['-f', connection, '--log-level=40'])
+    from ipywidgets import register_comm_target
+    app = IPKernelApp.instance(); app.initialize(['-f', connection, '--log-level=40'])
+    register_comm_target()                            # which ipywidgets does when it is imported in a kernel; here that was before there was one
+    app.start()
 
 def nursery(fd, folder, news):
     "Import and read everything, write 'ready' or what is wrong to `news`, then fork a kernel for each client of the listening socket `fd`, until stdin is closed."
