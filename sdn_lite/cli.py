@@ -133,7 +133,7 @@ def sdn_demo(argv=None):
     p = Parser('sdn_demo', description='Show the classroom page in the browser, until Ctrl-C. Nothing is asked of the internet.', epilog='Example: sdn_demo    For the whole room: sdn_demo --host 0.0.0.0')
     p.add_argument('--port', type=int, default=8866, help='on which port to listen [8866]')
     p.add_argument('--host', default='127.0.0.1', help="for whom to listen: 127.0.0.1 is this machine only, 0.0.0.0 everyone who can reach it [127.0.0.1]")
-    p.add_argument('--model', help='the model to show: a bundled name, a model or run folder, or a Hub id [the best bundled one that works here]')
+    p.add_argument('--model', help='the model to show: a bundled name, a model or run folder, or a Hub id [emoji]')
     p.add_argument('--no-browser', action='store_true', help="don't open a browser")
     a = p.parse_args(argv)
     if not 1 <= a.port <= 65535: p.error(f'--port {a.port}: use 1 to 65535')
