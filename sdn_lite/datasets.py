@@ -77,7 +77,9 @@ def _extract(archive, to):
             z.extractall(to)
     else:
         with tarfile.open(archive) as t:
-            t.extractall(to, filter=usual)
+            if hasattr(tarfile, 'data_filter'): t.extractall(to, filter=usual)
+            else:                                                       # Python before 3.10.12 and 3.11.4: by hand, and no rights or owners that a stranger has chosen
+                for m in t: _check_member(archive, m.name, m.isfile() or m.isdir()); t.extract(m, to, set_attrs=False)
             while t.fileobj.read(1 << 20): pass                         # to the very end: the compressed file's own checksum is there
 
 def _move(new, old):
