@@ -19,7 +19,8 @@ from pathlib import Path
 import torch, torch.nn.functional as F
 from sdn_lite.data import load_emoji
 from sdn_lite.losses import LevelLoss
-from sdn_lite.speed import compiled_step, flops_of
+from sdn_lite.speed import MemoryTrace, compiled_step, flops_of
+from sdn_lite.stages import drawn_taps
 from sdn_lite.student import mirror
 from sdn_lite.teacher import get_teacher
 
@@ -62,8 +63,7 @@ def ours(a, batch, images, z, precision='no', compiled=False, **options):
         with torch.autocast(a.device.type, torch.bfloat16, enabled=precision == 'bf16'):
             if fast: report = fast(stage, images, z)
             else:
-                with torch.no_grad(): real = t(images)
-                report = loss(real, s(z, taps=True) if stage == 1 else t(s(z)))
+                report = loss(torch.no_grad()(t.walk)(images), drawn_taps(stage, t, s, z))
         report.total.backward(); opt.step(); opt.zero_grad()
         return report.total
     return step
@@ -128,7 +128,7 @@ def say(text): print(f'[{time.monotonic() - START:5.0f} s] {text}', flush=True)
 
 
 def memory_of(a, name, batch):
-    "Highest memory of a fresh process that runs three steps of one side, and what it had before the first, in bytes (CPU)."
+    "Highest memory of a fresh process that runs three steps of one side, what it had before the first, and the most that the tensors of a step take, in bytes (CPU)."
     code = (f"import sys; sys.argv = ['x', 'none', '--teacher', {a.teacher!r}, '--size', '{a.size}', '--text-dim', '{a.text_dim}', '--fc-dim', '{a.fc_dim}', '--device', 'cpu']\n"
             f"sys.path.insert(0, {str(Path(__file__).parent)!r}); import throughput as t; t.one_side({name!r}, {batch})")
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
@@ -141,7 +141,9 @@ def one_side(name, batch):
     images, z = torch.rand(batch, 3, a.size, a.size), torch.randn(batch, a.text_dim)
     step = variants(a)[name][0](a, batch, images, z); before = peak()
     for _ in range(3): step()
-    print(json.dumps(dict(before=before, peak=peak())))
+    highest = peak()
+    with MemoryTrace() as m: step()
+    print(json.dumps(dict(before=before, peak=highest, tensors=m.most)))
 
 
 def curves(a, fast, steps=200, window=20):
@@ -203,16 +205,16 @@ def main():
 def table(result):
     "The rows as markdown: median milliseconds of a step with its range, pictures a second, ratios, share of the peak, memory."
     lines = [f"{result['device']}, torch {result['torch']}; teacher {result['teacher']}, {result['size']} px, text {result['text_dim']}, fc {result['fc_dim']}. `{result['command']}`", '',
-             '| stage | batch | side | ms a step (range) | pictures a second | times strict | times default | share of bf16 peak | peak memory, GB | first steps, s |', '|---|---|---|---|---|---|---|---|---|---|']
+             '| stage | batch | side | ms a step (range) | pictures a second | times strict | times default | share of bf16 peak | peak memory, GB | tensors of a step, MB | first steps, s |', '|---|---|---|---|---|---|---|---|---|---|---|']
     for row in result['rows']:
         sides = row['sides']; base = {n: statistics.median(sides[n]['seconds']) for n in ('strict', 'default') if sides.get(n, {}).get('seconds')}
         for n, v in sides.items():
-            if 'error' in v: lines.append(f"| {row['stage']} | {row['batch']} | {n} | {v['error'].splitlines()[0][:80]} | | | | | | |"); continue
+            if 'error' in v: lines.append(f"| {row['stage']} | {row['batch']} | {n} | {v['error'].splitlines()[0][:80]} | | | | | | | |"); continue
             m = statistics.median(v['seconds']); flops = result['flops_per_picture'][row['stage']]*row['batch']
             memory = v.get('peak_allocated') or row.get('memory', {}).get(n, {}).get('peak')
             cells = ['I' if row['stage'] == 1 else 'II', row['batch'], n, f"{m*1e3:.1f} ({min(v['seconds'])*1e3:.1f} to {max(v['seconds'])*1e3:.1f})", f"{row['batch']/m:.0f}",
                      *(f'{base[b]/m:.2f}' if b in base else '-' for b in ('strict', 'default')), f"{flops/m/result['peak_flops']:.1%}" if result['peak_flops'] else '-',
-                     f'{memory/1e9:.2f}' if memory else '-', f"{v['warmup']:.0f}"]
+                     f'{memory/1e9:.2f}' if memory else '-', f"{row['memory'][n]['tensors']/1e6:.0f}" if 'memory' in row else '-', f"{v['warmup']:.0f}"]
             lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
     return '\n'.join(lines) + '\n'
 

@@ -30,7 +30,7 @@ from .card import write_card
 # %% ../nbs/05_stages.ipynb #82e8ff60
 def drawn_taps(stage, teacher, student, z):
     "What stage 1 or 2 compares with the teacher's taps of the real image (paper sections 3.3 and 3.4)."
-    return student(z, taps=True) if stage == 1 else teacher(student(z))
+    return student(z, taps=True) if stage == 1 else teacher.walk(student(z))
 
 # %% ../nbs/05_stages.ipynb #323c0aef
 PAPERS = dict(cub='birds', flowers='flowers')    # the paper's two sets, and the folders that their text vectors come in
@@ -506,8 +506,8 @@ def distill(
                     with acc.autocast():
                         if compiled: report = fast_step(stage, images, z)
                         else:
-                            with torch.no_grad(): real = teacher(images)
-                            report = loss(real, drawn_taps(stage, teacher, student, z))
+                            # Both looks walk side by side: each tap is compared when it is made, and the real one let go
+                            report = loss(torch.no_grad()(teacher.walk)(images), drawn_taps(stage, teacher, student, z))
                     share = len(images)*acc.num_processes/batches.size(batch - 1)    # 1, unless a batch can't be dealt out evenly
                     with acc.accumulate(student): acc.backward(report.total*share); opt.step(); opt.zero_grad()
                     sched.step(); log.add(stage, report, batches.size(batch - 1), lambda x: x if single else acc.reduce(x*share, 'mean')); bar.update()

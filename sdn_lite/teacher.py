@@ -69,17 +69,21 @@ class Teacher(nn.Module):
 
     def train(self, mode=True): return super().train(False)   # frozen: `model.train()` must not reach it
 
+    def walk(self, images):
+        "The taps one after the other, as (name, tensor): whoever is done with one before asking for the next needs less memory."
+        check_pictures(images)
+        yield 'image', images
+        x = (images - self.mean)/self.std
+        for tap in self.taps[1:]:
+            if tap.name in self.convs: x = F.relu(self.convs[tap.name](x), inplace=True)
+            else: x = (F.avg_pool2d if self.pool == 'avg' else F.max_pool2d)(x, 2)
+            yield tap.name, x
+
     def forward(self,
         images, # float [B, 3, H, W] in [0, 1]; H and W divisible by 32
     )->dict:    # tap name -> [B, channels, H/stride, W/stride]
         "Every tap, 'image' first, 'pool5' last. Raises `ValueError` for pictures of another shape."
-        check_pictures(images)
-        out, x = dict(image=images), (images - self.mean)/self.std
-        for tap in self.taps[1:]:
-            if tap.name in self.convs: x = F.relu(self.convs[tap.name](x), inplace=True)
-            else: x = (F.avg_pool2d if self.pool == 'avg' else F.max_pool2d)(x, 2)
-            out[tap.name] = x
-        return out
+        return dict(self.walk(images))
 
     def __repr__(self): return f'Teacher {self.name}: {len(self.convs)} convolutions, {len(self.blocks)} {self.pool} pools, {len(self.taps)} taps, {sum(p.numel() for p in self.parameters()):,} parameters'
 

@@ -95,6 +95,8 @@ class TimmTeacher(nn.Module):
             self.known.add(side)
         return dict(image=images) | {t.name: m for t, m in zip(self.taps[1:], maps)}
 
+    def walk(self, images): "The taps as (name, tensor); timm gives all of them at once."; yield from self(images).items()
+
     def __repr__(self): return f'Teacher {self.name}: {len(self.taps)} taps, {sum(p.numel() for p in self.parameters()):,} parameters'
 
 

@@ -1,5 +1,7 @@
 import pytest, torch
-from sdn_lite.losses import LevelLoss
+from sdn_lite.losses import LevelLoss, MeanAbsolute
+from sdn_lite.speed import MemoryTrace
+from sdn_lite.student import mirror
 from sdn_lite.teacher import LEVELS, get_teacher
 
 def pictures(seed): return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
@@ -57,6 +59,45 @@ def test_gradient_reaches_the_student_and_stops_at_the_scale(teacher, real, draw
     loss = LevelLoss(teacher); loss(real, mine).total.backward()
     assert all(x.grad.abs().sum() > 0 for x in mine.values()) and not loss.magnitudes.requires_grad
 
+@pytest.mark.parametrize('scale', ['raw', 'calibrated'])
+def test_taps_that_walk_by_give_the_same_loss_and_gradients(teacher, scale):
+    x = [pictures(1).requires_grad_() for _ in range(2)]
+    reports = LevelLoss(teacher, scale=scale)(teacher(pictures(0)), teacher(x[0])), LevelLoss(teacher, scale=scale)(torch.no_grad()(teacher.walk)(pictures(0)), teacher.walk(x[1]))
+    for r in reports: r.total.backward()
+    assert torch.equal(reports[0].total, reports[1].total) and all(torch.equal(v, reports[1].taps[t]) for t, v in reports[0].taps.items())
+    assert x[0].grad.any() and torch.equal(x[0].grad, x[1].grad)
+
+@pytest.mark.parametrize('side', ['teacher', 'student'])
+def test_walking_taps_that_miss_one_are_named(teacher, real, drawn, side):
+    less = ((t, x) for t, x in real.items() if t != 'conv3_2')
+    with pytest.raises(ValueError, match=rf"tap 'conv3_2' is missing in the {side}'s taps"): LevelLoss(teacher, scale='raw')(*((less, drawn) if side == 'teacher' else (real, less)))
+
+def test_the_gradient_is_the_sign_over_the_count():
+    a = torch.tensor([[1., 2., 5.], [-1., 0., 0.]], requires_grad=True); b = torch.tensor([[1., 3., 2.], [-2., 0., 4.]])
+    m = MeanAbsolute.apply(a, b); m.backward()
+    assert m.item() == pytest.approx(9/6) and torch.equal(a.grad, torch.tensor([[0., -1., 1.], [1., 0., -1.]])/6)
+
+def test_a_step_holds_at_most_six_tenths_of_what_the_plain_sum_holds(teacher):
+    "Nothing is timed: the memory is counted, operation by operation."
+    student, loss, z, x = mirror(teacher, 16, 32, 64), LevelLoss(teacher, scale='raw'), torch.randn(8, 16), torch.rand(8, 3, 64, 64)
+    def plainly():
+        with torch.no_grad(): real = teacher(x)
+        own = teacher(student(z)); return sum((own[t] - real[t]).abs().mean() for t in real)
+    held, grads = [], []
+    for way in (plainly, lambda: loss(torch.no_grad()(teacher.walk)(x), teacher.walk(student(z))).total):
+        with MemoryTrace() as m: g = torch.autograd.grad(way(), list(student.parameters()))
+        held.append(m.most); grads.append(g)
+    assert .3*held[0] < held[1] < .6*held[0], held
+    for a, b in zip(*grads): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+def test_memory_trace_counts_what_is_held():
+    old = torch.ones(100)
+    with MemoryTrace() as m:
+        a = old + 1; v = a.view(10, 10); a.mul_(2); old.add_(1); del a
+        b = v.sum(); del v
+        c = torch.zeros(5, dtype=torch.int8)
+    assert m.trace == [0, 400, 400, 400, 400, 404, 9] and m.most == 404
+
 def test_scale_survives_save_and_load(teacher, real, drawn):
     loss, twin = LevelLoss(teacher).calibrate([real]), LevelLoss(teacher)
     twin.load_state_dict(loss.state_dict())
@@ -74,7 +115,7 @@ def test_unknown_level_or_scale_names_the_choices(teacher, arguments, message):
 @pytest.mark.parametrize('side', ['teacher', 'student'])
 def test_missing_tap_is_named(teacher, real, drawn, side):
     less = {t: x for t, x in real.items() if t != 'conv3_2'}
-    with pytest.raises(ValueError, match=rf"tap 'conv3_2' is missing in the {side}'s taps: use one of image, .*mirror the same teacher"):
+    with pytest.raises(ValueError, match=rf"tap 'conv3_2' is missing in the {side}'s taps: mirror the same teacher"):
         LevelLoss(teacher)(*((less, drawn) if side == 'teacher' else (real, less)))
 
 def test_taps_of_a_smaller_teacher_are_refused(teacher, real):
