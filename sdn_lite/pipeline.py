@@ -28,12 +28,18 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
         self.eval()
 
     @torch.inference_mode()
+    def parts(self, captions, batch=None):
+        "Pictures for `captions`, `batch` at a time."
+        # On a processor larger batches are slower: their maps no longer fit into its cache (benchmarks/inference.py)
+        batch = batch or (max(4, 2**17//self.student.size**2) if self.student.fc7.weight.is_cpu else 64)
+        for i in range(0, len(captions), batch): yield self.student(self.encoder(captions[i:i+batch])).clamp_(0, 1)
+
     def images(self,
-        captions,  # list of strings; or, for a model that was trained on ready text vectors, a tensor [B, D] of them
-        batch=64,
+        captions,   # list of strings; or, for a model that was trained on ready text vectors, a tensor [B, D] of them
+        batch=None, # how many to draw at a time; None: what is fast
     )->torch.Tensor: # float [B, 3, size, size] in [0, 1]
         "Pictures as one tensor."
-        parts = [self.student(self.encoder(captions[i:i+batch])).clamp(0, 1) for i in range(0, len(captions), batch)]
+        parts = list(self.parts(captions, batch))
         return torch.cat(parts) if parts else torch.zeros(0, 3, self.student.size, self.student.size)
 
     def forward(self,
@@ -43,7 +49,7 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
         from PIL import Image
         many = [captions] if isinstance(captions, str) else captions
         if not isinstance(many, torch.Tensor) and not (isinstance(many, (list, tuple)) and all(isinstance(c, str) for c in many)): raise ValueError(f'captions={captions!r}: use a string or a list of strings')
-        pics = [Image.fromarray(x.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()) for x in self.images(many)]
+        pics = [Image.fromarray(p) for x in self.parts(many) for p in x.mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()]
         return pics[0] if isinstance(captions, str) else pics
 
     def _save_pretrained(self, save_directory):
