@@ -47,5 +47,7 @@ if __name__ == '__main__':
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     with tempfile.TemporaryDirectory() as tmp:
         folders = [make(Path(tmp)/str(n), n) for n in (1000, 6000, rows)]
-        for folder in folders[::2]: print(subprocess.run([sys.executable, '-c', MEMORY, str(folder)], capture_output=True, text=True, check=True).stdout.strip(), flush=True)
+        for folder in folders[::2]:
+            print(subprocess.run([sys.executable, '-c', MEMORY, str(folder)], capture_output=True, text=True,
+                                 check=True).stdout.strip(), flush=True)
         print(json.dumps({f'pictures_a_second_{w}_workers': [speed(folders[1], w) for _ in range(5)] for w in (0, 2)}))

@@ -14,7 +14,8 @@ COMMANDS = {
 }
 
 def seconds(code, cwd):
-    start = time.monotonic(); subprocess.run([sys.executable, '-c', code], cwd=cwd, check=True, stdout=subprocess.DEVNULL)
+    start = time.monotonic()
+    subprocess.run([sys.executable, '-c', code], cwd=cwd, check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - start
 
 with tempfile.TemporaryDirectory() as tmp:
@@ -23,4 +24,6 @@ with tempfile.TemporaryDirectory() as tmp:
     for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 7):
         for name, code in COMMANDS.items(): times[name].append(seconds(code, tmp))
 base = statistics.median(times['import torch, torchvision'])
-for name, t in times.items(): print(f'{name:28} median {statistics.median(t):.2f} s ({min(t):.2f} to {max(t):.2f}), {statistics.median(t) - base:+.2f} s')
+for name, t in times.items():
+    print(f'{name:28} median {statistics.median(t):.2f} s ({min(t):.2f} to {max(t):.2f}), '
+          f'{statistics.median(t) - base:+.2f} s')

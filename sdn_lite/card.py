@@ -12,12 +12,20 @@ import json
 
 # %% ../nbs/04b_card.ipynb #155b0984
 NOTO = "pictures of Google's Noto Emoji (Apache-2.0), with names and tags from emojibase-data (MIT)"
-DATA = {'emoji-small': (f'Animals, foods and faces: {NOTO}', 'apache-2.0', 'en'), 'emoji': (f'All bundled emoji: {NOTO}', 'apache-2.0', 'en'),   # what it is, licence, language
-        'cub': ("CUB-200-2011, photographs of birds with Reed's captions; their owners allow research that is not commercial", 'unknown', 'en'),
-        'flowers': ("Oxford-102, photographs of flowers with Reed's captions; ask their owners before any other use than research", 'unknown', 'en'),
-        'stackgan': ('CUB-200-2011 as StackGAN prepared it; the owners of the pictures allow research that is not commercial', 'unknown', 'en')}
+DATA = {   # what it is, licence, language
+    'emoji-small': (f'Animals, foods and faces: {NOTO}', 'apache-2.0', 'en'),
+    'emoji': (f'All bundled emoji: {NOTO}', 'apache-2.0', 'en'),
+    'cub': ("CUB-200-2011, photographs of birds with Reed's captions; "
+            "their owners allow research that is not commercial", 'unknown', 'en'),
+    'flowers': ("Oxford-102, photographs of flowers with Reed's captions; "
+                "ask their owners before any other use than research", 'unknown', 'en'),
+    'stackgan': ('CUB-200-2011 as StackGAN prepared it; '
+                 'the owners of the pictures allow research that is not commercial', 'unknown', 'en')}
 OURS = '<!-- Written by sdn_lite, and again when the model is judged. Take this line out, and your changes stay. -->'
-SHOWN = dict(r1_of_100='nearest of 100 real pictures is its own (chance 0.01)', r1='nearest of all is its own', r10='its own among the ten nearest of all', inception_score='Inception Score', fid='FID', psnr='PSNR, dB', ssim='SSIM')
+SHOWN = dict(
+    r1_of_100='nearest of 100 real pictures is its own (chance 0.01)', r1='nearest of all is its own',
+    r10='its own among the ten nearest of all', inception_score='Inception Score', fid='FID',
+    psnr='PSNR, dB', ssim='SSIM')
 CARD = '''---
 {{ card_data }}
 ---
@@ -25,7 +33,10 @@ CARD = '''---
 
 # {{ title }}
 
-Draws pictures of {{ student.size }} x {{ student.size }} pixels from short captions. It is the student of a Symmetrical Distillation Network (Yuan and Peng, ACM Multimedia 2018, [arXiv 1808.06801](https://arxiv.org/abs/1808.06801)): a mirrored copy of {{ teacher }}, taught by it. There is no noise input: one caption always gives the same picture.
+Draws pictures of {{ student.size }} x {{ student.size }} pixels from short captions. \
+It is the student of a Symmetrical Distillation Network (Yuan and Peng, ACM Multimedia 2018, \
+[arXiv 1808.06801](https://arxiv.org/abs/1808.06801)): a mirrored copy of {{ teacher }}, taught by it. \
+There is no noise input: one caption always gives the same picture.
 
 ## Use it
 
@@ -35,17 +46,25 @@ t2i = TextToImage.from_pretrained({{ model_id }})
 t2i('a red apple').save('apple.png')
 ```
 
-{% if text.name == 'precomputed' %}It reads no words: instead of a caption, give it a tensor `[1, {{ text.dim }}]` of ready text vectors.{% elif text.name == 'sentence' %}It reads captions with {{ text_source }}, which is not part of these files: `pip install "sdn_lite[text]"`.{% elif text.name == 'static' %}It reads captions by their words, in any order, with {{ text_source }}, which is not part of these files.{% else %}It reads captions letter by letter, with a char-CNN-RNN that is part of these files.{% endif %}
+{% if text.name == 'precomputed' %}It reads no words: instead of a caption, give it a tensor \
+`[1, {{ text.dim }}]` of ready text vectors.\
+{% elif text.name == 'sentence' %}It reads captions with {{ text_source }}, which is not part of these files: \
+`pip install "sdn_lite[text]"`.\
+{% elif text.name == 'static' %}It reads captions by their words, in any order, with {{ text_source }}, \
+which is not part of these files.\
+{% else %}It reads captions letter by letter, with a char-CNN-RNN that is part of these files.{% endif %}
 
 ## What it was trained on
 
 {{ about_data }}.{% if pictures %} It has seen {{ '{:,}'.format(pictures) }} pictures.{% endif %}
 
-**Licence of the model:** {% if license == 'unknown' %}not chosen. Who shares it has to say, and to ask what the pictures' licences allow.{% else %}{{ license }}.{% endif %}
+**Licence of the model:** {% if license == 'unknown' %}not chosen. Who shares it has to say, \
+and to ask what the pictures' licences allow.{% else %}{{ license }}.{% endif %}
 
 {% if settings %}## How
 
-{% if seconds %}Training took about {{ time }}{% if machine %} on {{ machine }}{% endif %}. {% endif %}Settings that differ from one model to the next:
+{% if seconds %}Training took about {{ time }}{% if machine %} on {{ machine }}{% endif %}. {% endif %}\
+Settings that differ from one model to the next:
 
 | setting | value |
 |---|---|
@@ -53,18 +72,21 @@ t2i('a red apple').save('apple.png')
 {% endfor %}
 {% endif %}## Figures
 
-{% if metrics %}On {{ metrics.data }}. Inception Score and FID by {{ metrics.network }}, retrieval by {{ metrics.judge }} among {{ '{:,}'.format(metrics.candidates) }} real pictures.
+{% if metrics %}On {{ metrics.data }}. Inception Score and FID by {{ metrics.network }}, \
+retrieval by {{ metrics.judge }} among {{ '{:,}'.format(metrics.candidates) }} real pictures.
 
 | figure |{% for s in metrics.splits %} {{ s }} ({{ '{:,}'.format(metrics.splits[s].n) }}) |{% endfor %}
 |---|{% for s in metrics.splits %}---:|{% endfor %}
-{% for key, name in shown.items() %}| {{ name }} |{% for s in metrics.splits.values() %} {{ '-' if s[key] is none else '%.4g' % s[key] }} |{% endfor %}
+{% for key, name in shown.items() %}| {{ name }} |\
+{% for s in metrics.splits.values() %} {{ '-' if s[key] is none else '%.4g' % s[key] }} |{% endfor %}
 {% endfor %}
 {% for note in metrics.notes %}- {{ note }}
 {% endfor %}{% else %}Not measured yet. `sdn_eval` measures them and writes them here.
 {% endif %}
 ## Limits
 
-- It knows what its training pictures show, and nothing else. Other captions give a picture too, and it looks as sure as the rest.
+- It knows what its training pictures show, and nothing else. \
+Other captions give a picture too, and it looks as sure as the rest.
 - Its pictures are small and soft; fine lines and letters are lost.
 - It has no filter. It repeats what is in its pictures and captions, their gaps and stereotypes too.
 {% for line in badly %}- {{ line }}
@@ -72,7 +94,8 @@ t2i('a red apple').save('apple.png')
 
 def plainly(text, most=80):
     "A caption or a name that may come from anybody, as text of a Markdown table."
-    return escape(' '.join(str(text).split())[:most]).replace('|', '&#124;').replace('`', '&#96;').replace('[', '&#91;').replace('*', '&#42;')
+    return (escape(' '.join(str(text).split())[:most]).replace('|', '&#124;').replace('`', '&#96;')
+            .replace('[', '&#91;').replace('*', '&#42;'))
 
 def model_card(
     config,       # what `config.json` says: text, student, teacher, data, settings, …
@@ -82,20 +105,39 @@ def model_card(
     "The model card of a trained model."
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
     data = str(config.get('data', '')); kind = data.partition(':')[0]
-    about, license, language = DATA.get(data) or DATA.get(kind) or (f'Captioned pictures of its makers ("{plainly(Path(data).name)}")' if data else 'Not said', 'unknown', None)
-    name = model_id.split('/')[-1] if model_id != 'path/to/this/folder' else f'sdn_lite, {plainly(Path(data).name) or "a model"}'
-    results = [EvalResult(task_type='text-to-image', dataset_type=kind if kind in DATA else 'own-pictures', dataset_name=Path(metrics['data']).name, dataset_split=s,
-                          metric_type=k, metric_name=SHOWN[k], metric_value=float(f'{v[k]:.4g}')) for s, v in metrics['splits'].items() for k in SHOWN if v[k] is not None] if metrics else None
-    header = ModelCardData(language=language, license=license, library_name='sdn_lite', pipeline_tag='text-to-image', model_name=name, eval_results=results or None,
-                           tags=['text-to-image', 'knowledge-distillation', 'symmetrical-distillation-networks', 'sdn_lite', 'pytorch_model_hub_mixin', 'model_hub_mixin'])
+    about, license, language = DATA.get(data) or DATA.get(kind) or (
+        f'Captioned pictures of its makers ("{plainly(Path(data).name)}")' if data else 'Not said', 'unknown', None)
+    name = (model_id.split('/')[-1] if model_id != 'path/to/this/folder'
+            else f'sdn_lite, {plainly(Path(data).name) or "a model"}')
+    results = [
+        EvalResult(task_type='text-to-image', dataset_type=kind if kind in DATA else 'own-pictures',
+                   dataset_name=Path(metrics['data']).name, dataset_split=s,
+                   metric_type=k, metric_name=SHOWN[k], metric_value=float(f'{v[k]:.4g}'))
+        for s, v in metrics['splits'].items() for k in SHOWN if v[k] is not None
+    ] if metrics else None
+    header = ModelCardData(
+        language=language, license=license, library_name='sdn_lite', pipeline_tag='text-to-image',
+        model_name=name, eval_results=results or None,
+        tags=['text-to-image', 'knowledge-distillation', 'symmetrical-distillation-networks', 'sdn_lite',
+              'pytorch_model_hub_mixin', 'model_hub_mixin'])
     badly, seconds = [], config.get('seconds') or 0
     if metrics:
-        for s, found in metrics['splits'].items(): badly.append(f"Captions of {s}: {found['r1_of_100']:.0%} of the drawings are nearer to their own picture than to 99 others, and {1 - found['r1_of_100']:.0%} are not.")
-        for s, some in metrics['examples'].items(): badly.append(f"It fails most at these captions of {s}: {', '.join(plainly(e['caption']) for e in some if e['rank'] == 'worst')}.")
+        for s, found in metrics['splits'].items():
+            badly.append(f"Captions of {s}: {found['r1_of_100']:.0%} of the drawings are nearer to their own "
+                         f"picture than to 99 others, and {1 - found['r1_of_100']:.0%} are not.")
+        for s, some in metrics['examples'].items():
+            badly.append(f"It fails most at these captions of {s}: "
+                         f"{', '.join(plainly(e['caption']) for e in some if e['rank'] == 'worst')}.")
     source = config['text'].get('source', '')
-    return ModelCard.from_template(header, template_str=CARD, ours=OURS, title=name, model_id=repr(model_id), student=config['student'], teacher=plainly(config.get('teacher', 'a VGG')), text=config['text'],
-        text_source=dict(minilm='all-MiniLM-L6-v2', static='the word list that comes with sdn_lite').get(source) or plainly(Path(source).name), about_data=about, license=license, pictures=config.get('pictures'),
-        settings={k: plainly(v) for k, v in config.get('settings', {}).items()}, seconds=seconds, time=f'{seconds/3600:.1f} hours' if seconds > 5400 else f'{seconds/60:.0f} minutes' if seconds > 90 else f'{seconds:.0f} seconds',
+    return ModelCard.from_template(
+        header, template_str=CARD, ours=OURS, title=name, model_id=repr(model_id), student=config['student'],
+        teacher=plainly(config.get('teacher', 'a VGG')), text=config['text'],
+        text_source=(dict(minilm='all-MiniLM-L6-v2', static='the word list that comes with sdn_lite').get(source)
+                     or plainly(Path(source).name)),
+        about_data=about, license=license, pictures=config.get('pictures'),
+        settings={k: plainly(v) for k, v in config.get('settings', {}).items()}, seconds=seconds,
+        time=(f'{seconds/3600:.1f} hours' if seconds > 5400 else
+              f'{seconds/60:.0f} minutes' if seconds > 90 else f'{seconds:.0f} seconds'),
         machine=plainly(config.get('machine', '')), metrics=metrics, shown=SHOWN, badly=badly)
 
 def is_ours(file):
@@ -108,9 +150,13 @@ def read_metrics(folder):
     for file in (folder/'metrics.json', *([folder.parent/'metrics.json'] if folder.name == 'model' else [])):
         try: found = json.loads(file.read_text(encoding='utf-8'))
         except (OSError, ValueError): continue
-        if isinstance(found, dict) and {'data', 'network', 'judge', 'candidates', 'splits', 'examples', 'notes'} <= set(found): return found
+        if (isinstance(found, dict)
+                and {'data', 'network', 'judge', 'candidates', 'splits', 'examples', 'notes'} <= set(found)):
+            return found
 
 def write_card(folder, **kwargs):
     "Write the README.md of a model folder, unless somebody has written their own; `kwargs` go to `model_card`."
     folder = Path(folder)
-    if is_ours(folder/'README.md'): model_card(json.loads((folder/'config.json').read_text(encoding='utf-8')), read_metrics(folder), **kwargs).save(folder/'README.md')
+    if is_ours(folder/'README.md'):
+        model_card(json.loads((folder/'config.json').read_text(encoding='utf-8')),
+                   read_metrics(folder), **kwargs).save(folder/'README.md')

@@ -16,13 +16,15 @@ from html import escape
 from pathlib import Path
 
 # %% ../nbs/08b_classroom.ipynb #1371097f
-Materials = namedtuple('Materials', 'name teacher t2i known nearest pictures')   # `known`: what the model was trained on, and `nearest` finds the nearest of it; None if it isn't here
+# `known`: what the model was trained on, and `nearest` finds the nearest of it; None if it isn't here
+Materials = namedtuple('Materials', 'name teacher t2i known nearest pictures')
 
 @lru_cache
 def materials(
     model=None, # a bundled name, a model or run folder, or a Hub id; None: the variable SDN_MODEL, or 'emoji'
 )->Materials:
-    "What the page shows. Raises `ImportError`, `FileNotFoundError` or `ValueError` if the model or its teacher can't be read."
+    """What the page shows.
+    Raises `ImportError`, `FileNotFoundError` or `ValueError` if the model or its teacher can't be read."""
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')                 # threads don't survive a fork
     from sdn_lite.data import ASSETS, load_emoji
     from sdn_lite.datasets import Stream
@@ -31,23 +33,34 @@ def materials(
     from sdn_lite.teacher import get_teacher
     from sdn_lite.widgets import Nearest
     name = model or os.environ.get('SDN_MODEL') or 'emoji'
-    t2i = TextToImage.from_pretrained(name); teacher, size = get_teacher(t2i.about.get('teacher', 'vgg19_lite')), t2i.student.size
+    t2i = TextToImage.from_pretrained(name)
+    teacher, size = get_teacher(t2i.about.get('teacher', 'vgg19_lite')), t2i.student.size
     data = t2i.about.get('data', '')
     try: known = load_data(data, size)[0]
-    except (OSError, ValueError, ImportError): known = None                  # a model from elsewhere comes without its pictures
+    except (OSError, ValueError, ImportError): known = None   # a model from elsewhere comes without its pictures
     if isinstance(known, Stream): known = None
-    with redirect_stderr(io.StringIO()): t2i('a red apple')                  # some parts are read when they are first needed, and tell the terminal at length
+    # some parts are read when they are first needed, and tell the terminal at length
+    with redirect_stderr(io.StringIO()): t2i('a red apple')
     seen = ASSETS/name/'nearest.safetensors' if name in BUNDLED else None
     nearest = Nearest(known, teacher, seen if seen and seen.is_file() else None) if known else None
     # Of all emoji, evenly spread ones are mostly flags and families: the small set says more to look at
-    return Materials(name, teacher, t2i, known, nearest, known if known and data != 'emoji' else load_emoji('small', 'train', size))
+    return Materials(name, teacher, t2i, known, nearest,
+                     known if known and data != 'emoji' else load_emoji('small', 'train', size))
 
 def about_model(m)->str:
     "A sentence that says which model draws, and how it reads."
     from sdn_lite.widgets import plain
-    text, data = m.t2i.encoder.config, dict(zip(('emoji-small', 'emoji'), ('the small set of emoji', 'all emoji'))).get(m.t2i.about.get('data'), 'pictures of its own')
-    reads = {'char-cnn-rnn': 'letter by letter, with a char-CNN-RNN', 'static': 'by the meaning of its words, in any order, with a word list', 'sentence': f"by the meaning of its words, with the sentence transformer {'MiniLM' if text.get('source') == 'minilm' else Path(text.get('source', '')).name}"}[text['name']]
-    return f"Model: {plain(m.name)}. It was trained on {data}{f' ({len(m.known)} pictures)' if m.known else ''} and reads your caption {reads}."
+    text, data = m.t2i.encoder.config, dict(zip(
+        ('emoji-small', 'emoji'), ('the small set of emoji', 'all emoji')
+    )).get(m.t2i.about.get('data'), 'pictures of its own')
+    reads = {
+        'char-cnn-rnn': 'letter by letter, with a char-CNN-RNN',
+        'static': 'by the meaning of its words, in any order, with a word list',
+        'sentence': 'by the meaning of its words, with the sentence transformer '
+                    f"{'MiniLM' if text.get('source') == 'minilm' else Path(text.get('source', '')).name}"
+    }[text['name']]
+    return (f"Model: {plain(m.name)}. It was trained on {data}{f' ({len(m.known)} pictures)' if m.known else ''} "
+            f"and reads your caption {reads}.")
 
 def some(ds, n)->list:
     "The indices of `n` pictures, evenly spread."
@@ -60,24 +73,31 @@ def write_folder(ds, idxs, folder):
     folder.mkdir(parents=True)
     for i in idxs: save_image(ds[i]['image'], folder/f'{ds.ids[i]}.png')
     with open(folder/'metadata.csv', 'w', newline='', encoding='utf-8') as f:
-        csv.writer(f).writerows([('file_name', 'text'), *((f'{ds.ids[i]}.png', c) for i in idxs for c in ds.captions(i))])
+        csv.writer(f).writerows([
+            ('file_name', 'text'), *((f'{ds.ids[i]}.png', c) for i in idxs for c in ds.captions(i))])
     return folder
 
 # %% ../nbs/08b_classroom.ipynb #85995191
-SIZES = {'24 pictures, about half a minute': (24, (15, 75)), '96 pictures, about two minutes': (96, (15, 75)), 'all 387 pictures, about six minutes': (None, (12, 60))}
+SIZES = {'24 pictures, about half a minute': (24, (15, 75)),
+         '96 pictures, about two minutes': (96, (15, 75)),
+         'all 387 pictures, about six minutes': (None, (12, 60))}
 
 def claim_training():
-    "The right to train on this machine, as a file that is closed to give it back; None if another page of the classroom is training."
+    """The right to train on this machine, as a file that is closed to give it back;
+    None if another page of the classroom is training."""
     if 'SDN_CLASSROOM' not in os.environ: return tempfile.TemporaryFile()    # one notebook, nobody to share with
     file = open(Path(os.environ['SDN_CLASSROOM'])/'training', 'w')
-    try: import fcntl; fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)      # the system gives it back, however the process ends
-    except ImportError: pass                                                # Windows: no such lock, so everybody may train
+    try:
+        import fcntl
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)   # the system gives it back, however the process ends
+    except ImportError: pass   # Windows: no such lock, so everybody may train
     except OSError: file.close(); return None
     return file
 
 class Trainer:
     "Trains in a thread. `say(text)` and `ended(run)` are called from there; `ended(None)` where there is no run."
-    def __init__(self, say=print, ended=lambda run: None): self.say, self.ended, self.stopping, self.thread, self.folder = say, ended, threading.Event(), None, None
+    def __init__(self, say=print, ended=lambda run: None):
+        self.say, self.ended, self.stopping, self.thread, self.folder = say, ended, threading.Event(), None, None
 
     @property
     def running(self): return self.thread is not None and self.thread.is_alive()
@@ -86,9 +106,13 @@ class Trainer:
         "Train with `SIZES[size]`, unless training is under way here or on another page."
         if self.running: return
         claim = claim_training()
-        if claim is None: return self.say('Another page on this machine is training. Wait until it has ended, then press Start again.') or self.ended(None)
-        self.clean(); self.stopping.clear(); self.folder = tempfile.TemporaryDirectory(prefix='sdn_', ignore_cleanup_errors=True)
-        self.thread = threading.Thread(target=self.train, args=(claim, size, watch, drawn), daemon=True); self.thread.start()
+        if claim is None:
+            return self.say('Another page on this machine is training. '
+                            'Wait until it has ended, then press Start again.') or self.ended(None)
+        self.clean(); self.stopping.clear()
+        self.folder = tempfile.TemporaryDirectory(prefix='sdn_', ignore_cleanup_errors=True)
+        self.thread = threading.Thread(target=self.train, args=(claim, size, watch, drawn), daemon=True)
+        self.thread.start()
 
     def train(self, claim, size, watch, drawn):
         from sdn_lite.data import load_emoji
@@ -103,7 +127,8 @@ class Trainer:
             data = 'emoji-small' if n is None else write_folder(ds, some(ds, n), out/'pictures')
             config = DistillConfig(data=data, out=out/'run', warmup=300, epochs=epochs, batch=8, precision='no')
             def look(run, news):
-                if (stage := STAGES[news['stage']]) not in said: said.append(stage); self.say(f'Training: {stage}. The other tabs go on working.')
+                if (stage := STAGES[news['stage']]) not in said:
+                    said.append(stage); self.say(f'Training: {stage}. The other tabs go on working.')
                 return bool(watch(run, news)) | self.stopping.is_set()
             with redirect_stdout(io.StringIO()): run = distill(config, progress=False, watch=look, callback=drawn)
             self.say('Finished.' if run.finished else f"Stopped after {len(run.log()['step'])} steps.")
@@ -120,56 +145,79 @@ class Trainer:
 ZOOMS = {'Normal': 1, 'Large': 1.35, 'Very large': 1.75}
 
 STYLE = """<style>
-.sdn-page{--jp-ui-font-size1:18px;--jp-content-font-size1:18px;--jp-code-font-size:17px;--jp-widgets-font-size:18px;--jp-widgets-inline-height:40px;--jp-widgets-inline-label-width:150px;--jp-widgets-inline-width:420px;
- --jp-widgets-inline-margin:5px;--jp-widgets-horizontal-tab-height:52px;--jp-widgets-horizontal-tab-width:200px;--jp-border-color1:#767676;--jp-widgets-input-border-color:#767676;
- --jp-ui-font-color1:#1a1a1a;--jp-ui-font-color2:#333;--jp-ui-font-color0:#111;--jp-content-font-color1:#1a1a1a;font-family:system-ui,sans-serif;padding:12px 20px 40px;max-width:100%;box-sizing:border-box;overflow:visible}
+.sdn-page{--jp-ui-font-size1:18px;--jp-content-font-size1:18px;--jp-code-font-size:17px;--jp-widgets-font-size:18px;
+ --jp-widgets-inline-height:40px;--jp-widgets-inline-label-width:150px;--jp-widgets-inline-width:420px;
+ --jp-widgets-inline-margin:5px;--jp-widgets-horizontal-tab-height:52px;--jp-widgets-horizontal-tab-width:200px;
+ --jp-border-color1:#767676;--jp-widgets-input-border-color:#767676;
+ --jp-ui-font-color1:#1a1a1a;--jp-ui-font-color2:#333;--jp-ui-font-color0:#111;--jp-content-font-color1:#1a1a1a;
+ font-family:system-ui,sans-serif;padding:12px 20px 40px;max-width:100%;box-sizing:border-box;overflow:visible}
 .sdn-page *{max-width:100%}
 .sdn-page img{object-fit:contain}
 .sdn-page h1{font-size:30px;margin:4px 24px 4px 0;line-height:1.2;font-weight:700}
 .sdn-page h2{font-size:24px;margin:18px 0 4px;line-height:1.25;font-weight:650}
 .sdn-page p{margin:4px 0 8px;max-width:62em;line-height:1.45}
 .sdn-page .widget-html-content,.sdn-page .jp-RenderedHTMLCommon{font-size:18px;line-height:1.4}
-.sdn-page .widget-html,.sdn-page .widget-html-content,.sdn-page .widget-htmlmath-content{overflow:visible;height:auto;white-space:normal}
-.sdn-page .widget-label{width:auto;min-width:110px;height:auto;line-height:1.3;white-space:normal;text-align:left;align-self:center;margin-right:10px}
-.sdn-page button.jupyter-button{height:auto;min-height:42px;line-height:1.3;padding:6px 18px;width:auto;border:2px solid #767676;border-radius:6px;font-size:18px;white-space:normal}
+.sdn-page .widget-html,.sdn-page .widget-html-content,.sdn-page .widget-htmlmath-content{overflow:visible;
+ height:auto;white-space:normal}
+.sdn-page .widget-label{width:auto;min-width:110px;height:auto;line-height:1.3;white-space:normal;text-align:left;
+ align-self:center;margin-right:10px}
+.sdn-page button.jupyter-button{height:auto;min-height:42px;line-height:1.3;padding:6px 18px;width:auto;
+ border:2px solid #767676;border-radius:6px;font-size:18px;white-space:normal}
 .sdn-page button.jupyter-button.mod-active{border:3px solid currentColor;font-weight:700;box-shadow:none}
 .sdn-page button.jupyter-button.mod-active::before{content:'\\2713\\00a0'}
 .sdn-page button.jupyter-button:disabled{opacity:1!important;color:#5f5f5f;border-style:dashed}
-.sdn-page button.jupyter-button.sdn-tap{min-height:27px;padding:0 4px;border-width:1px;border-radius:2px;font-size:16px;line-height:1.3;white-space:nowrap}
+.sdn-page button.jupyter-button.sdn-tap{min-height:27px;padding:0 4px;border-width:1px;border-radius:2px;
+ font-size:16px;line-height:1.3;white-space:nowrap}
 .sdn-page .sdn-tap.mod-active::before{content:""}
 .sdn-page .noUi-connects{background:#767676}.sdn-page .noUi-handle{background:#111;border:2px solid #111}
-.sdn-page .widget-label-basic{display:flex;align-items:center;gap:8px}.sdn-page .widget-label-basic input{margin:0;flex:none}
+.sdn-page .widget-label-basic{display:flex;align-items:center;gap:8px}.sdn-page .widget-label-basic input{margin:0;
+ flex:none}
 .sdn-page .widget-text{margin-right:18px}.sdn-page input::placeholder{color:#595959;font-style:italic}
 .sdn-page .widget-play button.jupyter-button{padding:6px 0;flex:0 0 46px;text-overflow:clip}
 .sdn-page .widget-toggle-buttons,.sdn-page .widget-toggle-buttons .widget-toggle-button{height:auto}
-.sdn-page .widget-toggle-buttons .widget-toggle-button{padding:6px 8px;min-width:min-content;overflow:visible;text-overflow:clip}
-.sdn-page input[type=text],.sdn-page input[type=number],.sdn-page select{font-size:20px;height:42px;border:2px solid #767676;border-radius:4px}
-.sdn-page select{padding-right:34px}.sdn-page select[multiple]{height:auto;padding-right:4px}.sdn-page .widget-select-multiple{height:auto}
+.sdn-page .widget-toggle-buttons .widget-toggle-button{padding:6px 8px;min-width:min-content;overflow:visible;
+ text-overflow:clip}
+.sdn-page input[type=text],.sdn-page input[type=number],.sdn-page select{font-size:20px;height:42px;
+ border:2px solid #767676;border-radius:4px}
+.sdn-page select{padding-right:34px}.sdn-page select[multiple]{height:auto;padding-right:4px}
+ .sdn-page .widget-select-multiple{height:auto}
 .sdn-page input[type=checkbox]{width:24px;height:24px}
 .sdn-page .widget-checkbox,.sdn-page .widget-text,.sdn-page .widget-dropdown,.sdn-page .widget-hslider{height:auto}
 .sdn-page .sdn-tabs{overflow:visible}
 .sdn-page .lm-TabBar,.sdn-page .lm-TabBar-content{overflow:visible;align-items:stretch}
-.sdn-page .lm-TabBar-tab{font-size:20px;line-height:44px;min-width:auto;flex:0 1 auto;padding:0 26px;margin-right:6px;border:2px solid #767676;border-bottom:0;border-radius:8px 8px 0 0}
-.sdn-page .lm-TabBar-tab.lm-mod-current{font-weight:700;border:3px solid currentColor;border-bottom:0;text-decoration:underline;text-underline-offset:5px}
+.sdn-page .lm-TabBar-tab{font-size:20px;line-height:44px;min-width:auto;flex:0 1 auto;padding:0 26px;
+ margin-right:6px;border:2px solid #767676;border-bottom:0;border-radius:8px 8px 0 0}
+.sdn-page .lm-TabBar-tab.lm-mod-current{font-weight:700;border:3px solid currentColor;border-bottom:0;
+ text-decoration:underline;text-underline-offset:5px}
 .sdn-page .lm-TabBar-tab.lm-mod-current::before{display:none}
 .sdn-page .widget-tab-contents{padding:10px 18px 24px;border:2px solid #767676;overflow:visible}
 .sdn-page :focus-visible{outline:4px solid #b83280!important;outline-offset:2px}
 .sdn-head{flex-wrap:wrap;align-items:center;overflow:visible}.sdn-head>*{flex:0 1 auto}
-.sdn-head .widget-toggle-buttons{display:flex;flex-flow:row nowrap;align-items:center;width:auto;margin-right:24px}.sdn-head .widget-checkbox{width:auto}
+.sdn-head .widget-toggle-buttons{display:flex;flex-flow:row nowrap;align-items:center;width:auto;margin-right:24px}
+ .sdn-head .widget-checkbox{width:auto}
 .sdn-zoom-135{zoom:1.35}.sdn-zoom-175{zoom:1.75}
-body:has(.sdn-contrast),body:has(.sdn-contrast) #rendered_cells,body:has(.sdn-contrast) .jp-Cell{background:#000!important}
-.sdn-contrast{--jp-layout-color0:#000;--jp-layout-color1:#000;--jp-layout-color2:#000;--jp-layout-color3:#222;--jp-ui-font-color0:#fff;--jp-ui-font-color1:#fff;--jp-ui-font-color2:#fff;--jp-content-font-color0:#fff;
- --jp-content-font-color1:#fff;--jp-content-font-color2:#fff;--jp-widgets-color:#fff;--jp-widgets-label-color:#fff;--jp-widgets-readout-color:#fff;--jp-widgets-input-color:#fff;--jp-widgets-input-background-color:#000;
- --jp-border-color0:#fff;--jp-border-color1:#fff;--jp-border-color2:#fff;--jp-widgets-input-border-color:#fff;--jp-brand-color1:#ff0;background:#000;color:#fff}
-.sdn-contrast button.jupyter-button,.sdn-contrast input,.sdn-contrast select,.sdn-contrast .lm-TabBar-tab,.sdn-contrast .widget-tab-contents{background-color:#000!important;color:#fff!important;border-color:#fff!important}
-.sdn-contrast button.jupyter-button.mod-active,.sdn-contrast .lm-TabBar-tab.lm-mod-current{background-color:#fff!important;color:#000!important}
+body:has(.sdn-contrast),body:has(.sdn-contrast) #rendered_cells,body:has(.sdn-contrast) .jp-Cell{
+ background:#000!important}
+.sdn-contrast{--jp-layout-color0:#000;--jp-layout-color1:#000;--jp-layout-color2:#000;--jp-layout-color3:#222;
+ --jp-ui-font-color0:#fff;--jp-ui-font-color1:#fff;--jp-ui-font-color2:#fff;--jp-content-font-color0:#fff;
+ --jp-content-font-color1:#fff;--jp-content-font-color2:#fff;--jp-widgets-color:#fff;--jp-widgets-label-color:#fff;
+ --jp-widgets-readout-color:#fff;--jp-widgets-input-color:#fff;--jp-widgets-input-background-color:#000;
+ --jp-border-color0:#fff;--jp-border-color1:#fff;--jp-border-color2:#fff;--jp-widgets-input-border-color:#fff;
+ --jp-brand-color1:#ff0;background:#000;color:#fff}
+.sdn-contrast button.jupyter-button,.sdn-contrast input,.sdn-contrast select,.sdn-contrast .lm-TabBar-tab,
+ .sdn-contrast .widget-tab-contents{background-color:#000!important;color:#fff!important;border-color:#fff!important}
+.sdn-contrast button.jupyter-button.mod-active,.sdn-contrast .lm-TabBar-tab.lm-mod-current{
+ background-color:#fff!important;color:#000!important}
 .sdn-contrast button.jupyter-button:disabled{color:#ccc!important}
-.sdn-contrast .noUi-connects{background:#fff}.sdn-contrast .noUi-handle{background:#ff0;border-color:#fff}.sdn-contrast input::placeholder{color:#ccc}
+.sdn-contrast .noUi-connects{background:#fff}.sdn-contrast .noUi-handle{background:#ff0;border-color:#fff}
+ .sdn-contrast input::placeholder{color:#ccc}
 .sdn-contrast select{color-scheme:dark;appearance:auto}.sdn-contrast input[type=checkbox]{accent-color:#ff0}
 .sdn-contrast :focus-visible{outline-color:#ff0!important}
 </style>"""
 
-LOSS = r"$$\mathcal{L}=\sum_{\ell\,\in\,\{\text{low, mid, high}\}} w_\ell\;\sum_{t\,\in\,\ell}\frac{\text{mean}\,\left|\,\text{teacher}_t(\text{picture})-\text{student}_t(\text{caption})\,\right|}{m_t}$$"
+LOSS = (r"$$\mathcal{L}=\sum_{\ell\,\in\,\{\text{low, mid, high}\}} w_\ell\;\sum_{t\,\in\,\ell}"
+        r"\frac{\text{mean}\,\left|\,\text{teacher}_t(\text{picture})-\text{student}_t(\text{caption})\,\right|}"
+        r"{m_t}$$")
 
 def titled(title, text, *widgets):
     "Widgets under a heading and a sentence."
@@ -180,29 +228,47 @@ def titled(title, text, *widgets):
 def play_tab():
     from sdn_lite.widgets import Playground
     m = materials()
-    return titled('Type a caption, see the picture', f'Change one word at a time. What changes in the picture, and what stays?<br>{escape(about_model(m))}', Playground(m.t2i, known=m.nearest))
+    return titled(
+        'Type a caption, see the picture',
+        f'Change one word at a time. What changes in the picture, and what stays?<br>{escape(about_model(m))}',
+        Playground(m.t2i, known=m.nearest))
 
 def look_tab():
     from ipywidgets import HTMLMath, VBox
     from sdn_lite.widgets import SymmetryViewer, TeacherExplorer
-    m = materials(); ds, idxs = m.pictures, some(m.pictures, 24); captions, images = [ds.captions(i)[0] for i in idxs], ds.images(idxs)
-    return VBox([titled('What does the teacher see?', 'The teacher turns a picture into maps: edges in the low level, parts in the mid level, whole things in the high level.', TeacherExplorer(m.teacher, images, captions)),
-                 titled('Does the student undo the teacher?', 'The student goes the other way, from text to picture. At each tap the two can be compared: that difference is what training makes smaller.', HTMLMath(LOSS), SymmetryViewer(m.teacher, m.t2i.student, images, m.t2i.encoder(captions), captions))])
+    m = materials(); ds, idxs = m.pictures, some(m.pictures, 24)
+    captions, images = [ds.captions(i)[0] for i in idxs], ds.images(idxs)
+    return VBox([
+        titled('What does the teacher see?',
+               'The teacher turns a picture into maps: edges in the low level, parts in the mid level, '
+               'whole things in the high level.',
+               TeacherExplorer(m.teacher, images, captions)),
+        titled('Does the student undo the teacher?',
+               'The student goes the other way, from text to picture. At each tap the two can be compared: '
+               'that difference is what training makes smaller.',
+               HTMLMath(LOSS),
+               SymmetryViewer(m.teacher, m.t2i.student, images, m.t2i.encoder(captions), captions))])
 
 def train_tab():
     from ipywidgets import Button, Dropdown, HBox, HTML, VBox
     from sdn_lite.widgets import LossBoard, Timeline
     size = Dropdown(options=list(SIZES), description='Learn from', layout=dict(width='640px'))
-    start, stop = Button(description='Start training', tooltip='Train a new student'), Button(description='Stop training', tooltip='Stop; what was learned so far is shown', disabled=True)
+    start, stop = (
+        Button(description='Start training', tooltip='Train a new student'),
+        Button(description='Stop training', tooltip='Stop; what was learned so far is shown', disabled=True))
     said, board, after = HTML(), VBox([LossBoard()]), VBox(); said.add_class('sdn-said')
-    board.children[0].stop.layout.display = 'none'                           # the page's own button also works before the first step, and one is enough
+    # the page's own button also works before the first step, and one is enough
+    board.children[0].stop.layout.display = 'none'
     def say(text): said.value = f'<p><b>{escape(text)}</b></p>'
     def ended(run):
         start.disabled, stop.disabled, size.disabled = False, True, False
         live = board.children[0]
-        live.status.value = 'Nothing is being trained here.' if not run else 'Finished.' if run.finished else 'Stopped.'; live.redraw()
+        live.status.value = 'Nothing is being trained here.' if not run else 'Finished.' if run.finished else 'Stopped.'
+        live.redraw()
         if run and any((run.folder/'samples').glob('*.png')):
-            try: after.children = [titled('How it went', 'Move through the pictures that were kept while it learned.', Timeline(run))]
+            try:
+                after.children = [titled(
+                    'How it went', 'Move through the pictures that were kept while it learned.', Timeline(run))]
             except Exception as e: say(f'{said.value and "The run has ended."} Its pictures can\'t be shown: {e}')
     trainer = Trainer(say, ended)
     def begin(_):
@@ -210,11 +276,19 @@ def train_tab():
         live.stop.layout.display, live.status.value = 'none', 'Getting ready …'
         board.children = [live]; trainer.start(size.value, live, live.drawn)
     start.on_click(begin); stop.on_click(lambda _: (trainer.stop(), say('Stopping after this step.')))
-    return titled('Train a student now', 'A new student cannot draw yet. In Stage-I it learns to draw the maps that the teacher sees, in Stage-II to draw what the teacher recognises.', VBox([size, HBox([start, stop])]), said, board, after)
+    return titled(
+        'Train a student now',
+        'A new student cannot draw yet. In Stage-I it learns to draw the maps that the teacher sees, '
+        'in Stage-II to draw what the teacher recognises.',
+        VBox([size, HBox([start, stop])]), said, board, after)
 
 def ablate_tab():
     from sdn_lite.widgets import LevelMixer
-    return titled('What does each level teach?', 'Choose levels and stages, and compare students that were trained with exactly those. Guess first, then look.', LevelMixer())
+    return titled(
+        'What does each level teach?',
+        'Choose levels and stages, and compare students that were trained with exactly those. '
+        'Guess first, then look.',
+        LevelMixer())
 
 TABS = {'Play': play_tab, 'Look inside': look_tab, 'Train live': train_tab, 'Ablate': ablate_tab}
 
@@ -224,9 +298,11 @@ def classroom():
     from ipywidgets import Checkbox, HBox, HTML, Tab, ToggleButtons, VBox
     from matplotlib import rcParams
     import torch
-    torch.set_num_threads(1)                          # one core for each page and job, or thirty pages stand in each other's way
+    # one core for each page and job, or thirty pages stand in each other's way
+    torch.set_num_threads(1)
     rcParams['font.size'] = 12                        # pictures are read from the back of a room, too
-    zoom, contrast = ToggleButtons(options=list(ZOOMS), description='Text size'), Checkbox(description='High contrast', indent=False)
+    zoom, contrast = (ToggleButtons(options=list(ZOOMS), description='Text size'),
+                      Checkbox(description='High contrast', indent=False))
     tabs = Tab([VBox() for _ in TABS], titles=list(TABS)); tabs.add_class('sdn-tabs')
     head = HBox([HTML('<h1>From text to picture, level by level</h1>'), zoom, contrast]); head.add_class('sdn-head')
     page = VBox([HTML(STYLE), head, tabs]); page.add_class('sdn-page')
@@ -234,7 +310,8 @@ def classroom():
         place = tabs.children[tabs.selected_index or 0]
         if not place.children: place.children = [list(TABS.values())[tabs.selected_index or 0]()]
     def resize(change):
-        for name, by in ZOOMS.items(): (page.add_class if name == change.new else page.remove_class)(f'sdn-zoom-{by*100:.0f}')
+        for name, by in ZOOMS.items():
+            (page.add_class if name == change.new else page.remove_class)(f'sdn-zoom-{by*100:.0f}')
     tabs.observe(fill, 'selected_index'); zoom.observe(resize, 'value')
     contrast.observe(lambda change: (page.add_class if change.new else page.remove_class)('sdn-contrast'), 'value')
     fill()
@@ -259,19 +336,24 @@ def kernel_child(conn, folder):
     from ipykernel.kernelapp import IPKernelApp
     from ipywidgets import register_comm_target
     app = IPKernelApp.instance(); app.initialize(['-f', connection, '--log-level=40'])
-    register_comm_target()                            # which ipywidgets does when it is imported in a kernel; here that was before there was one
+    # which ipywidgets does when it is imported in a kernel; here that was before there was one
+    register_comm_target()
     app.start()
 
 def nursery(fd, folder, news):
-    "Import and read everything, write 'ready' or what is wrong to `news`, then fork a kernel for each client of the listening socket `fd`, until stdin is closed."
-    os.environ['JPY_PARENT_PID'] = str(os.getpid())   # ipykernel reads it when imported: a kernel ends when this process is gone
-    import gc, torch, tqdm, matplotlib.pyplot, ipykernel.kernelapp, ipywidgets, accelerate, torchvision.utils, sdn_lite.stages, sdn_lite.widgets  # noqa: F401
+    """Import and read everything, write 'ready' or what is wrong to `news`,
+    then fork a kernel for each client of the listening socket `fd`, until stdin is closed."""
+    # ipykernel reads it when imported: a kernel ends when this process is gone
+    os.environ['JPY_PARENT_PID'] = str(os.getpid())
+    import gc, torch, tqdm, matplotlib.pyplot, ipykernel.kernelapp, ipywidgets, accelerate, torchvision.utils, \
+        sdn_lite.stages, sdn_lite.widgets  # noqa: F401
     tqdm.tqdm.monitor_interval = 0                    # no thread of tqdm's, for the same reason
     torch.set_num_threads(1)                          # GNU OpenMP doesn't survive a fork once it has started threads
     try: materials()
     except (ImportError, OSError, ValueError) as e: os.write(news, str(e).encode()); os._exit(1)
     page = classroom()
-    for i in range(len(TABS)): page.children[2].selected_index = i     # everything that is read when it is first needed is read now
+    # everything that is read when it is first needed is read now
+    for i in range(len(TABS)): page.children[2].selected_index = i
     ipywidgets.Widget.close_all(); del page
     gc.collect(); gc.freeze()                         # the collector would write to, and so copy, what is shared
     listening, children = socket.socket(fileno=fd), {}; os.write(news, b'ready'); os.close(news)
@@ -297,27 +379,37 @@ def nursery(fd, folder, news):
     sys.stdout.flush(); os._exit(0)                   # at once: some libraries complain when Python takes them down
 
 class Nursery:
-    "Runs `nursery` in a process, and tells Jupyter with `JUPYTER_PATH` to take its kernels from there. A context manager."
+    """Runs `nursery` in a process, and tells Jupyter with `JUPYTER_PATH` to take its kernels from there.
+    A context manager."""
     def __enter__(self):
-        self.dir = tempfile.TemporaryDirectory(prefix='sdn_classroom_', ignore_cleanup_errors=True); folder = Path(self.dir.name)
-        self.before = {k: os.environ.get(k) for k in ('JUPYTER_PATH', 'SDN_CLASSROOM', 'MPLBACKEND')}; self.process = None
+        self.dir = tempfile.TemporaryDirectory(prefix='sdn_classroom_', ignore_cleanup_errors=True)
+        folder = Path(self.dir.name)
+        self.before = {k: os.environ.get(k) for k in ('JUPYTER_PATH', 'SDN_CLASSROOM', 'MPLBACKEND')}
+        self.process = None
         os.environ |= dict(SDN_CLASSROOM=str(folder), MPLBACKEND='agg')
         if sys.platform == 'linux':
             (folder/'kernels/python3').mkdir(parents=True)
-            spec = dict(argv=[sys.executable, '-I', '-S', '-c', CLIENT, str(folder/'socket'), '{connection_file}'], display_name='Python 3 (forked)', language='python')
+            spec = dict(
+                argv=[sys.executable, '-I', '-S', '-c', CLIENT, str(folder/'socket'), '{connection_file}'],
+                display_name='Python 3 (forked)', language='python')
             (folder/'kernels/python3/kernel.json').write_text(json.dumps(spec), encoding='utf-8')
             os.environ['JUPYTER_PATH'] = os.pathsep.join([str(folder), *filter(None, [self.before['JUPYTER_PATH']])])
             with socket.socket(socket.AF_UNIX) as s:
-                s.bind(str(folder/'socket')); s.listen(128)            # clients may come before the nursery is ready: they wait
+                # clients may come before the nursery is ready: they wait
+                s.bind(str(folder/'socket')); s.listen(128)
                 self.news, news = os.pipe()
-                self.process = subprocess.Popen([sys.executable, '-c', f'from sdn_lite.classroom import nursery; nursery({s.fileno()}, {str(folder)!r}, {news})'], stdin=subprocess.PIPE, pass_fds=[s.fileno(), news], env=os.environ | dict(OMP_NUM_THREADS='1', HF_HUB_DISABLE_PROGRESS_BARS='1'),
-                                                start_new_session=True)                 # Ctrl-C is for us alone: the nursery goes when we do
+                self.process = subprocess.Popen(
+                    [sys.executable, '-c',
+                     f'from sdn_lite.classroom import nursery; nursery({s.fileno()}, {str(folder)!r}, {news})'],
+                    stdin=subprocess.PIPE, pass_fds=[s.fileno(), news],
+                    env=os.environ | dict(OMP_NUM_THREADS='1', HF_HUB_DISABLE_PROGRESS_BARS='1'),
+                    start_new_session=True)   # Ctrl-C is for us alone: the nursery goes when we do
                 os.close(news)
         return self
 
     def wait(self):
         "Until everything is read. Raises `ValueError` with what is wrong, if something is."
-        if not self.process: return materials()                         # no nursery here: see at least whether the model works
+        if not self.process: return materials()   # no nursery here: see at least whether the model works
         news, self.news = self.news, None
         with os.fdopen(news, encoding='utf-8') as f: said = f.read()
         if said != 'ready': raise ValueError(said or 'the process that reads the models has ended: see above')
@@ -339,10 +431,13 @@ def own_memory(pid)->float:
     return sum(int(l.split()[1]) for l in lines if l.startswith('Private_'))/1024
 
 # %% ../nbs/08b_classroom.ipynb #bdfa54f8
-ASSETS = Path(__file__).parent/'assets/classroom' if '__file__' in globals() else Path('../sdn_lite/assets/classroom').resolve()
+ASSETS = (Path(__file__).parent/'assets/classroom' if '__file__' in globals()
+          else Path('../sdn_lite/assets/classroom').resolve())
 
-# The front-end parts that the page needs. Whatever else is installed for JupyterLab stays out: some of it fails in Voila
-EXTENSIONS = ('@jupyter-widgets/jupyterlab-manager', '@voila-dashboards/widgets-manager7', '@voila-dashboards/widgets-manager8')
+# The front-end parts that the page needs.
+# Whatever else is installed for JupyterLab stays out: some of it fails in Voila
+EXTENSIONS = ('@jupyter-widgets/jupyterlab-manager',
+              '@voila-dashboards/widgets-manager7', '@voila-dashboards/widgets-manager8')
 
 def page_notebook()->Path:
     "nbs/demo.ipynb in a checkout; else the copy in the package (a test keeps the two equal)."
@@ -356,12 +451,17 @@ def serve(
     model=None,         # the model to show, see `materials`
     forget=120,         # seconds after which a kernel ends whose page is gone without saying so
 ):
-    "Serve the classroom page until Ctrl-C. Raises `ImportError` without Voila, `OSError` for an address that can't be used, `ValueError` for a model that can't be read."
+    """Serve the classroom page until Ctrl-C.
+    Raises `ImportError` without Voila, `OSError` for an address that can't be used,
+    `ValueError` for a model that can't be read."""
     try: from voila.app import Voila
-    except ImportError: raise ImportError("the page needs Voila, which is not installed: pip install 'sdn_lite[lessons]'") from None
+    except ImportError:
+        raise ImportError("the page needs Voila, which is not installed: pip install 'sdn_lite[lessons]'") from None
     try:
         with socket.create_server((host, port)): pass        # Voila itself would quietly take another port
-    except OSError as e: raise OSError(e.errno, f'port {port} on {host} can\'t be used ({e.strerror}); choose another with --port and --host') from None
+    except OSError as e:
+        raise OSError(e.errno, f'port {port} on {host} can\'t be used ({e.strerror}); '
+                               'choose another with --port and --host') from None
     if model:
         if Path(model).exists(): model = str(Path(model).resolve())   # kernels may run in another folder
         os.environ['SDN_MODEL'] = model
@@ -369,14 +469,24 @@ def serve(
     with Nursery() as nursery:
         os.environ['JUPYTER_PATH'] = os.pathsep.join(filter(None, [os.environ.get('JUPYTER_PATH'), str(ASSETS)]))
         app = Voila(log_level=40)
-        app.initialize([str(page_notebook()), f'--Voila.ip={host}', f'--port={port}', f'--Voila.connection_dir_root={nursery.dir.name}', '--Voila.port_retries=0', '--VoilaExecutor.startup_timeout=600', '--no-browser', '--template=sdn_lite', '--VoilaConfiguration.allow_template_override=NO',
-                        '--VoilaConfiguration.file_allowlist=^$', *(f'--VoilaConfiguration.extension_allowlist={e}' for e in EXTENSIONS),
-                        f'--MappingKernelManager.cull_idle_timeout={forget}', f'--MappingKernelManager.cull_interval={max(1, forget//8)}', '--MappingKernelManager.cull_connected=False'])
-        # A page that is closed asks for its kernel's end without the token against forged requests, so Voila would refuse. Without that check nothing is
-        # open to strangers: every request that changes something has to name a kernel's random id.
+        app.initialize([
+            str(page_notebook()), f'--Voila.ip={host}', f'--port={port}',
+            f'--Voila.connection_dir_root={nursery.dir.name}', '--Voila.port_retries=0',
+            '--VoilaExecutor.startup_timeout=600', '--no-browser',
+            '--template=sdn_lite', '--VoilaConfiguration.allow_template_override=NO',
+            '--VoilaConfiguration.file_allowlist=^$',
+            *(f'--VoilaConfiguration.extension_allowlist={e}' for e in EXTENSIONS),
+            f'--MappingKernelManager.cull_idle_timeout={forget}',
+            f'--MappingKernelManager.cull_interval={max(1, forget//8)}',
+            '--MappingKernelManager.cull_connected=False'])
+        # A page that is closed asks for its kernel's end without the token against forged requests, so Voila would
+        # refuse. Without that check nothing is open to strangers: every request that changes something has to name
+        # a kernel's random id.
         app.tornado_settings = dict(disable_check_xsrf=True)
-        logging.getLogger('tornado.general').setLevel(logging.ERROR)     # tornado warns of the time between jupyter_server's pings, which is as it should be
-        nursery.wait()                                                   # a kernel that waits for longer than `forget` would be ended
+        # tornado warns of the time between jupyter_server's pings, which is as it should be
+        logging.getLogger('tornado.general').setLevel(logging.ERROR)
+        # a kernel that waits for longer than `forget` would be ended
+        nursery.wait()
         def ready():
             print(f'The page is at {url}   Ctrl-C ends it.', flush=True)
             if browser: import webbrowser; threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()

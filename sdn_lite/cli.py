@@ -36,15 +36,20 @@ def train_parser():
     from fastcore.docments import docments
     from sdn_lite.stages import PAPERS, DistillConfig
     p = Parser('sdn_train', description='Train a text-to-image student through Stage-I and Stage-II.',
-               epilog='Examples: sdn_train --out runs/first    sdn_train --data my_pictures --out runs/mine    sdn_train --paper cub --data stackgan:birds    sdn_train --resume runs/first')
+               epilog='Examples: sdn_train --out runs/first    sdn_train --data my_pictures --out runs/mine    '
+                      'sdn_train --paper cub --data stackgan:birds    sdn_train --resume runs/first')
     p.add_argument('--resume', metavar='RUN', help='go on with this run folder; its own settings are used')
-    p.add_argument('--paper', choices=PAPERS, help="start from the paper's settings for this set; options given beside it replace them; needs --data stackgan:PATH unless the set lies in ./birds or ./flowers")
+    p.add_argument('--paper', choices=PAPERS,
+                   help="start from the paper's settings for this set; options given beside it replace them; "
+                        'needs --data stackgan:PATH unless the set lies in ./birds or ./flowers')
     p.add_argument('--quiet', action='store_true', help='no progress bars')
     docs = docments(DistillConfig)
     for f in fields(DistillConfig):
-        kind = dict(metavar='LEVEL=WEIGHT', nargs='+') if f.name == 'levels' else dict(type=int, nargs=2, metavar=('I', 'II')) if f.name == 'epochs' else dict(type=f.type)
+        kind = (dict(metavar='LEVEL=WEIGHT', nargs='+') if f.name == 'levels'
+                else dict(type=int, nargs=2, metavar=('I', 'II')) if f.name == 'epochs' else dict(type=f.type))
         default = ' '.join(f'{k}={v:g}' for k, v in f.default_factory().items()) if f.name == 'levels' else f.default
-        p.add_argument('--' + f.name.replace('_', '-'), default=argparse.SUPPRESS, help=f'{docs[f.name]} [{default}]'.replace('%', '%%'), **kind)
+        p.add_argument('--' + f.name.replace('_', '-'), default=argparse.SUPPRESS,
+                       help=f'{docs[f.name]} [{default}]'.replace('%', '%%'), **kind)
     return p
 
 def level_weights(pairs)->dict:
@@ -64,11 +69,17 @@ def sdn_train(argv=None):
     p = train_parser(); given = vars(p.parse_args(argv))
     from sdn_lite.stages import DistillConfig, distill
     resume, quiet, paper = given.pop('resume'), given.pop('quiet'), given.pop('paper')
-    if resume is not None and (paper or given): p.error(f"--resume goes on with the run's own settings: leave --{'paper' if paper else next(iter(given)).replace('_', '-')} out")
+    if resume is not None and (paper or given):
+        p.error("--resume goes on with the run's own settings: "
+                f"leave --{'paper' if paper else next(iter(given)).replace('_', '-')} out")
     if 'levels' in given: given['levels'] = level_weights(given['levels'])
-    run = distill(resume if resume is not None else DistillConfig.paper(paper, **given) if paper else DistillConfig(**given), progress=not quiet)   # --resume '' is a mistake, not a new run
+    # --resume '' is a mistake, not a new run
+    run = distill(
+        resume if resume is not None else DistillConfig.paper(paper, **given) if paper else DistillConfig(**given),
+        progress=not quiet)
     if not run.finished: return 130
-    print(f'Finished: {run.folder}/report.png shows the result. Draw with: sdn_generate "a red apple" --model {run.folder}')
+    print(f'Finished: {run.folder}/report.png shows the result. '
+          f'Draw with: sdn_generate "a red apple" --model {run.folder}')
 
 # %% ../nbs/09_cli.ipynb #b143e00e
 def file_name(caption):
@@ -79,7 +90,8 @@ def file_name(caption):
 @one_line
 def sdn_generate(argv=None):
     "Command: draw captions."
-    p = Parser('sdn_generate', description='Draw captions as PNG pictures.', epilog='Example: sdn_generate "a red apple" "a cat with tears of joy" --zoom 4')
+    p = Parser('sdn_generate', description='Draw captions as PNG pictures.',
+               epilog='Example: sdn_generate "a red apple" "a cat with tears of joy" --zoom 4')
     p.add_argument('captions', nargs='+', help='what to draw; one picture each')
     p.add_argument('--model', default='emoji', help='a bundled name, a model or run folder, or a Hub id [emoji]')
     p.add_argument('--out', help='for one caption: the file; for several: the folder [named after the caption, here]')
@@ -93,7 +105,8 @@ def sdn_generate(argv=None):
         name = stem = file_name(c); n = 1
         while name in used: n += 1; name = f'{stem}-{n}'
         used.add(name); files.append(Path(a.out or '.')/f'{name}.png')
-    if a.out and len(a.captions) == 1 and not Path(a.out).is_dir(): files = [Path(a.out) if Path(a.out).suffix else Path(f'{a.out}.png')]
+    if a.out and len(a.captions) == 1 and not Path(a.out).is_dir():
+        files = [Path(a.out) if Path(a.out).suffix else Path(f'{a.out}.png')]
     if a.out and len(a.captions) > 1: Path(a.out).mkdir(parents=True, exist_ok=True)
     for img, file in zip(t2i(a.captions), files):
         img.resize((img.width*a.zoom, img.height*a.zoom), 0).save(file); print(file)
@@ -102,15 +115,25 @@ def sdn_generate(argv=None):
 @one_line
 def sdn_eval(argv=None):
     "Command: judge a model on the splits of its data."
-    p = Parser('sdn_eval', description='Judge a model: a table of figures, metrics.json, and a picture of its best, median and worst drawings (results.png).',
-               epilog='Examples: sdn_eval runs/first    sdn_eval emoji-small --split train unseen    sdn_eval runs/mine --data other_pictures --out judged')
+    p = Parser('sdn_eval',
+               description='Judge a model: a table of figures, metrics.json, and a picture of '
+                           'its best, median and worst drawings (results.png).',
+               epilog='Examples: sdn_eval runs/first    sdn_eval emoji-small --split train unseen    '
+                      'sdn_eval runs/mine --data other_pictures --out judged')
     p.add_argument('model', metavar='RUN_OR_MODEL', help='a run or model folder, a bundled name, or a Hub id')
     p.add_argument('--split', nargs='+', help='which splits to judge, such as train unseen [all that the data has]')
-    p.add_argument('--data', help="'emoji-small' | 'emoji' | a folder with pictures and metadata.csv | 'cub:PATH' | 'flowers:PATH' | 'stackgan:PATH' [what the model was trained on]")
-    p.add_argument('--network', default='auto', help="for Inception Score and FID: 'inception_v3' | 'efficientnet-lite0' | 'vgg19_lite' | 'auto': the first of them that is here [auto]")
-    p.add_argument('--weights', metavar='FILE', help="torchvision's weights of inception_v3, if they are not in PyTorch's cache")
-    p.add_argument('--download', action='store_true', help='fetch the weights of inception_v3 (104 MB) if they are not here')
-    p.add_argument('--judge', default='auto', help="for retrieval and copies: the same names; 'auto': efficientnet-lite0 if it is installed, otherwise the network [auto]")
+    p.add_argument('--data', help="'emoji-small' | 'emoji' | a folder with pictures and metadata.csv | 'cub:PATH' | "
+                                  "'flowers:PATH' | 'stackgan:PATH' [what the model was trained on]")
+    p.add_argument('--network', default='auto',
+                   help="for Inception Score and FID: 'inception_v3' | 'efficientnet-lite0' | 'vgg19_lite' | "
+                        "'auto': the first of them that is here [auto]")
+    p.add_argument('--weights', metavar='FILE',
+                   help="torchvision's weights of inception_v3, if they are not in PyTorch's cache")
+    p.add_argument('--download', action='store_true',
+                   help='fetch the weights of inception_v3 (104 MB) if they are not here')
+    p.add_argument('--judge', default='auto',
+                   help="for retrieval and copies: the same names; "
+                        "'auto': efficientnet-lite0 if it is installed, otherwise the network [auto]")
     p.add_argument('--teacher', default='vgg19_lite', help='whose taps measure the distance at each level [vgg19_lite]')
     p.add_argument('--batch', type=int, default=64, help='pictures in memory at a time [64]')
     p.add_argument('--out', help='the folder to write to [that of the run or model; for others NAME-metrics, here]')
@@ -122,7 +145,8 @@ def sdn_eval(argv=None):
     own = a.model not in BUNDLED and Path(a.model).is_dir()
     out = Path(a.out or (a.model if own else f'{Path(a.model).name}-metrics'))
     if out.is_file(): p.error(f'--out {out} is a file: name a folder')
-    found = evaluate(a.model, a.split, a.data, get_network(a.network, a.weights, a.download), a.judge, a.teacher, a.batch, progress=not a.quiet)
+    found = evaluate(a.model, a.split, a.data, get_network(a.network, a.weights, a.download),
+                     a.judge, a.teacher, a.batch, progress=not a.quiet)
     print(found); found.save(out); print(f'\nWritten: {out/"metrics.json"}, {out/"results.png"}')
     if own and not a.out: write_card(out/'model' if (out/'model/config.json').is_file() else out)
 
@@ -130,17 +154,24 @@ def sdn_eval(argv=None):
 @one_line
 def sdn_demo(argv=None):
     "Command: show the classroom page in the browser."
-    p = Parser('sdn_demo', description='Show the classroom page in the browser, until Ctrl-C. Nothing is asked of the internet.', epilog='Example: sdn_demo    For the whole room: sdn_demo --host 0.0.0.0')
+    p = Parser('sdn_demo',
+               description='Show the classroom page in the browser, until Ctrl-C. Nothing is asked of the internet.',
+               epilog='Example: sdn_demo    For the whole room: sdn_demo --host 0.0.0.0')
     p.add_argument('--port', type=int, default=8866, help='on which port to listen [8866]')
-    p.add_argument('--host', default='127.0.0.1', help="for whom to listen: 127.0.0.1 is this machine only, 0.0.0.0 everyone who can reach it [127.0.0.1]")
+    p.add_argument('--host', default='127.0.0.1',
+                   help="for whom to listen: 127.0.0.1 is this machine only, "
+                        "0.0.0.0 everyone who can reach it [127.0.0.1]")
     p.add_argument('--model', help='the model to show: a bundled name, a model or run folder, or a Hub id [emoji]')
     p.add_argument('--no-browser', action='store_true', help="don't open a browser")
     a = p.parse_args(argv)
     if not 1 <= a.port <= 65535: p.error(f'--port {a.port}: use 1 to 65535')
     from sdn_lite.classroom import serve
     if a.host not in ('127.0.0.1', 'localhost', '::1'):
-        print(f'sdn_demo: warning: with --host {a.host}, everyone who can reach this machine can open the page, without a password. They can draw and train here, but not run programs or read files. Use it only in a network that you trust.', file=sys.stderr)
+        print(f'sdn_demo: warning: with --host {a.host}, everyone who can reach this machine can open the page, '
+              'without a password. They can draw and train here, but not run programs or read files. '
+              'Use it only in a network that you trust.', file=sys.stderr)
     serve(a.port, a.host, not a.no_browser, a.model)
 
 # %% ../nbs/09_cli.ipynb #0cf1f671
-if __name__ == '__main__' and '__file__' in globals(): sdn_train()   # for `accelerate launch -m sdn_lite.cli`; not in a notebook
+# for `accelerate launch -m sdn_lite.cli`; not in a notebook
+if __name__ == '__main__' and '__file__' in globals(): sdn_train()

@@ -24,7 +24,8 @@ ASSETS = Path(__file__).parent/'assets' if '__file__' in globals() else Path('..
 
 def one_of(name, value, choices):
     "Raise `ValueError` naming the choices unless `value` is one of them."
-    if value not in choices: raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, choices))}")
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, choices))}")
     return value
 
 def reason(e, most=150):
@@ -44,7 +45,8 @@ class Lists:
     def __init__(self, values, owner, n):
         "String `k` of `values` belongs to list `owner[k]` of `n`."
         order = np.argsort(owner, kind='stable')
-        self.values, self.starts, self.total = values[order], np.searchsorted(owner[order], np.arange(n + 1)), len(values)
+        self.values, self.starts, self.total = (
+            values[order], np.searchsorted(owner[order], np.arange(n + 1)), len(values))
     def __len__(self): return len(self.starts) - 1
     def __getitem__(self, i): return self.values[self.starts[i]:self.starts[i+1]].tolist()
 
@@ -66,21 +68,27 @@ class Captioned(Dataset):
     @property
     def ids(self): "Every picture's id."; return self._ids.tolist() if isinstance(self._ids, np.ndarray) else self._ids
     def __getitem__(self, i):
-        "`{'image': float [3, size, size] in [0, 1], 'caption': str, 'id': str}`; the caption is the first of `captions(i)`."
+        """`{'image': float [3, size, size] in [0, 1], 'caption': str, 'id': str}`;
+        the caption is the first of `captions(i)`."""
         i = range(len(self))[i]
         return dict(image=self.read(i).float()/255, caption=self._captions[i][0], id=self._ids[i])
     def captions(self, i): "Every caption of picture `i`."; return list(self._captions[i])
     def images(self, idxs=None):
         "Float pictures `[N, 3, size, size]` in [0, 1] of `idxs` (default: all)."
         return torch.stack([self.read(i) for i in (range(len(self)) if idxs is None else idxs)]).float()/255
-    def __repr__(self): return f'{self.name}: {len(self)} pictures of {self.size} px, {self._captions.total if isinstance(self._captions, Lists) else sum(map(len, self._captions))} captions'
+    def __repr__(self):
+        return (
+            f'{self.name}: {len(self)} pictures of {self.size} px, '
+            f'{self._captions.total if isinstance(self._captions, Lists) else sum(map(len, self._captions))} captions')
 
 # %% ../nbs/00_data.ipynb #f540f161
 @lru_cache
 def emoji_table():
     "One dict for each bundled emoji, in the sheet's order: id, label, tags, group, subgroup, base, family, tone."
     with open(ASSETS/'emoji.csv', encoding='utf-8', newline='') as f: rows = list(csv.DictReader(f))
-    for r in rows: r['tags'], r['tone'] = r['tags'].split('|') if r['tags'] else [], tuple(map(int, r['tone'].split('|'))) if r['tone'] else ()
+    for r in rows:
+        r['tags'], r['tone'] = (r['tags'].split('|') if r['tags'] else [],
+                                tuple(map(int, r['tone'].split('|'))) if r['tone'] else ())
     return rows
 
 # %% ../nbs/00_data.ipynb #d5ca6969
@@ -94,17 +102,21 @@ def emoji_tiles():
 
 # %% ../nbs/00_data.ipynb #a213c051
 def show_images(images, titles=None, cols=8, cell=1.2, fontsize=8, title=None, wrap=16):
-    "Draw `images` (float `[N, 3, H, W]` in [0, 1], or a list of PIL pictures) as a grid; returns the matplotlib figure."
+    """Draw `images` (float `[N, 3, H, W]` in [0, 1], or a list of PIL pictures) as a grid;
+    returns the matplotlib figure."""
     import textwrap, matplotlib.pyplot as plt
     n = len(images); cols = min(cols, n); rows = -(-n//cols)
     lines = max((len(textwrap.wrap(str(t), wrap)) for t in titles), default=0) if titles is not None else 0
-    fig, axs = plt.subplots(rows, cols, figsize=(cols*cell, rows*(cell + lines*fontsize*.018)), squeeze=False, layout='constrained')
+    fig, axs = plt.subplots(rows, cols, figsize=(cols*cell, rows*(cell + lines*fontsize*.018)),
+                            squeeze=False, layout='constrained')
     for i, ax in enumerate(axs.flat):
         ax.axis('off')
         if i >= n: continue
-        ax.imshow(images[i].detach().float().clamp(0, 1).permute(1, 2, 0).cpu().numpy() if isinstance(images[i], torch.Tensor) else images[i], interpolation='nearest')
+        ax.imshow(images[i].detach().float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+                  if isinstance(images[i], torch.Tensor) else images[i], interpolation='nearest')
         # A caption is shown as it is: a '$' in it is a dollar, not mathematics
-        if titles is not None: ax.set_title('\n'.join(textwrap.wrap(str(titles[i]), wrap)), fontsize=fontsize, parse_math=False)
+        if titles is not None:
+            ax.set_title('\n'.join(textwrap.wrap(str(titles[i]), wrap)), fontsize=fontsize, parse_math=False)
     if title: fig.suptitle(title, fontsize=fontsize + 3)
     plt.close(fig)
     return fig
@@ -115,7 +127,9 @@ TONES = {1: 'light', 2: 'medium-light', 3: 'medium', 4: 'medium-dark', 5: 'dark'
 def with_article(label):
     "'red apple' -> 'a red apple'; plurals and names stay as they are."
     first, last = label.split()[0], label.split()[-1]
-    if first[0].isupper() or not first[0].isalpha() or (last.endswith('s') and not last.endswith('ss')) or ':' in label: return label
+    if (first[0].isupper() or not first[0].isalpha()
+            or (last.endswith('s') and not last.endswith('ss')) or ':' in label):
+        return label
     return f"{'an' if first[0] in 'aeio' else 'a'} {label}"
 
 def emoji_captions(row):
@@ -138,7 +152,8 @@ def stable_hash(text):
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)/2**32
 
 def emoji_split(row):
-    "The split of one row of `emoji_table`. A family stays together, unless it is known and the tone alone is held back."
+    """The split of one row of `emoji_table`.
+    A family stays together, unless it is known and the tone alone is held back."""
     h = stable_hash(row['family'])
     if h < .10: return 'unseen'
     if h < .15: return 'valid'
@@ -162,11 +177,14 @@ def load_emoji(
     split='train',  # 'train' | 'valid' | 'compositional' | 'unseen'
     size=64,        # side in pixels, divisible by 32
 )->Captioned:
-    "The bundled Noto emoji on white. Raises `ValueError` for an unknown subset or split, or a size not divisible by 32."
+    """The bundled Noto emoji on white.
+    Raises `ValueError` for an unknown subset or split, or a size not divisible by 32."""
     one_of('subset', subset, list(SUBSETS)); one_of('split', split, SPLITS); check_size(size)
     if (subset, split) == ('small', 'compositional'):
-        raise ValueError("split='compositional' is empty for subset='small', which has no skin tones: use subset='all', or split='unseen'")
-    idxs = [i for i, r in enumerate(emoji_table()) if emoji_split(r) == split and r['group'] in (SUBSETS[subset] or [r['group']])]
+        raise ValueError("split='compositional' is empty for subset='small', which has no skin tones: "
+                         "use subset='all', or split='unseen'")
+    idxs = [i for i, r in enumerate(emoji_table())
+            if emoji_split(r) == split and r['group'] in (SUBSETS[subset] or [r['group']])]
     rows = [emoji_table()[i] for i in idxs]
     return Captioned([r['id'] for r in rows], [emoji_captions(r) for r in rows],
                      EmojiTiles(idxs, size), size, f'emoji {subset}/{split}', plain=.9)
@@ -174,19 +192,26 @@ def load_emoji(
 # %% ../nbs/00_data.ipynb #768bcf96
 def open_picture(
     path,
-    side=None, # the shorter side that is needed: a large JPEG is then decoded at a fraction of its size, which is several times faster
+    # the shorter side that is needed: a large JPEG is then decoded at a fraction of its size,
+    # which is several times faster
+    side=None,
     box=None,  # (left, top, right, bottom) in pixels of the file: the part to keep
 )->torch.Tensor:
-    "Any picture file as uint8 `[3, H, W]`: turned as its EXIF says, transparent parts on white, the first frame of a film. Raises `ValueError` if it is huge."
+    """Any picture file as uint8 `[3, H, W]`: turned as its EXIF says, transparent parts on white,
+    the first frame of a film. Raises `ValueError` if it is huge."""
     with warnings.catch_warnings():
-        warnings.simplefilter('error', Image.DecompressionBombWarning)   # a small file can claim 30,000 x 30,000 pixels and fill the memory
+        # a small file can claim 30,000 x 30,000 pixels and fill the memory
+        warnings.simplefilter('error', Image.DecompressionBombWarning)
         try: f = Image.open(path)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning): raise ValueError(f'it has more than {Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels: make it smaller') from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise ValueError(f'it has more than {Image.MAX_IMAGE_PIXELS/1e6:.0f} million pixels: '
+                             'make it smaller') from None
     with f:
         width = f.width
         if side:
             part = min(box[2] - box[0], box[3] - box[1])/min(f.size) if box else 1
-            f.draft('RGB', [math.ceil(2*side/part)]*2)                      # twice as large as needed, so that `resize` can smooth
+            # twice as large as needed, so that `resize` can smooth
+            f.draft('RGB', [math.ceil(2*side/part)]*2)
         img = f.crop([round(b*f.width/width) for b in box]) if box else f
         img = ImageOps.exif_transpose(img)
     if img.mode.startswith('I'):            # 16 bits a pixel; `convert` would cut everything above 255 to white
@@ -197,20 +222,26 @@ def open_picture(
 
 class PictureFiles:
     "`read` for pictures in files. A class, not a function in a function, so that worker processes can have it too."
-    def __init__(self, folder, names, size, boxes=None): self.folder, self.names, self.size, self.boxes = Path(folder), names, size, boxes
+    def __init__(self, folder, names, size, boxes=None):
+        self.folder, self.names, self.size, self.boxes = Path(folder), names, size, boxes
     def __call__(self, i):
         "Picture `i` as uint8 `[3, size, size]`. Raises `ValueError` naming the file that can't be read."
         path = self.folder/self.names[i]
         try: return resize(open_picture(path, self.size, None if self.boxes is None else self.boxes[i]), self.size)
-        except Exception as e: raise ValueError(f'{path} cannot be read as a picture ({reason(e)}): replace it or take it out of the table') from None
+        except Exception as e:
+            raise ValueError(f'{path} cannot be read as a picture ({reason(e)}): '
+                             'replace it or take it out of the table') from None
 
 def table_rows(file):
-    "Each row of a CSV, JSON-lines or Parquet file as (row number, dict). Raises `ValueError` naming the row that is wrong."
+    """Each row of a CSV, JSON-lines or Parquet file as (row number, dict).
+    Raises `ValueError` naming the row that is wrong."""
     if file.suffix == '.parquet':
         try: import pyarrow.parquet as pq
         except ImportError: raise ImportError(f"{file} needs pyarrow: pip install 'sdn_lite[data]'") from None
         try: batches = pq.ParquetFile(file).iter_batches(batch_size=10_000, columns=['file_name', 'text'])
-        except Exception as e: raise ValueError(f'{file} cannot be read as Parquet ({reason(e)}): write it again, with the columns file_name and text') from None
+        except Exception as e:
+            raise ValueError(f'{file} cannot be read as Parquet ({reason(e)}): '
+                             'write it again, with the columns file_name and text') from None
         yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
         return
     with open(file, 'rb') as f: mark = f.read(2)
@@ -222,8 +253,12 @@ def table_rows(file):
                 for n, line in enumerate(f, 1):
                     if not line.strip(): continue
                     try: row = json.loads(line)
-                    except (ValueError, RecursionError) as e: raise ValueError(f'{file}, row {n}: not JSON ({reason(e)}); write {{"file_name": "cat.jpg", "text": "a cat"}}') from None
-                    if not isinstance(row, dict): raise ValueError(f'{file}, row {n}: not an object; write {{"file_name": "cat.jpg", "text": "a cat"}}')
+                    except (ValueError, RecursionError) as e:
+                        raise ValueError(f'{file}, row {n}: not JSON ({reason(e)}); '
+                                         'write {"file_name": "cat.jpg", "text": "a cat"}') from None
+                    if not isinstance(row, dict):
+                        raise ValueError(f'{file}, row {n}: not an object; '
+                                         'write {"file_name": "cat.jpg", "text": "a cat"}')
                     yield n, row
         except csv.Error as e: raise ValueError(f'{file}: {e}; close every quote that is opened') from None
         except UnicodeError: raise ValueError(f'{file} is not UTF-8: save it as "CSV UTF-8"') from None
@@ -231,17 +266,23 @@ def table_rows(file):
 TABLES = ('metadata.csv', 'metadata.jsonl', 'metadata.parquet')
 
 def read_metadata(path):
-    "The table's file, and (row number, file name, caption) one after the other. A text may be a list of captions, where the format has lists."
+    """The table's file, and (row number, file name, caption) one after the other.
+    A text may be a list of captions, where the format has lists."""
     files = [path/n for n in TABLES if (path/n).is_file()]
-    if not files: raise FileNotFoundError(f"{path} has no {', '.join(TABLES[:-1])} or {TABLES[-1]}: add one with the columns file_name and text")
+    if not files:
+        raise FileNotFoundError(f"{path} has no {', '.join(TABLES[:-1])} or {TABLES[-1]}: "
+                                "add one with the columns file_name and text")
     def rows(file=files[0]):
         for n, r in table_rows(file):
             if None in r: raise ValueError(f'{file}, row {n}: too many columns; put a text with a comma in "quotes"')
             texts = r.get('text') if isinstance(r.get('text'), list) else [r.get('text')]
             for key, value in [('file_name', r.get('file_name')), *(('text', t) for t in texts or [None])]:
                 if not isinstance(value, str) or not value.strip():
-                    raise ValueError(f"{file}, row {n}: {'the caption' if key == 'text' else key} is empty or missing; fill the column {key}")
-                if not value.isascii() and any('\ud800' <= c <= '\udfff' for c in value): raise ValueError(f'{file}, row {n}: {key} holds half of a character ({value!a:.80}); write it again')
+                    raise ValueError(f"{file}, row {n}: {'the caption' if key == 'text' else key} is empty or missing; "
+                                     f"fill the column {key}")
+                if not value.isascii() and any('\ud800' <= c <= '\udfff' for c in value):
+                    raise ValueError(f'{file}, row {n}: {key} holds half of a character ({value!a:.80}); '
+                                     'write it again')
             for t in texts: yield n, r['file_name'].strip(), t.strip()
     return files[0], rows()
 
@@ -252,27 +293,34 @@ def load_folder(
     split=None,   # None: all; 'train' | 'valid': nine tenths and one tenth, by the hash of the file name
     check=10_000, # how many pictures, evenly spread, to open now, so that a broken one shows before training
 )->Captioned:
-    "Pictures of your own, in the imagefolder convention. Raises `FileNotFoundError` or `ValueError` naming row and file."
+    """Pictures of your own, in the imagefolder convention.
+    Raises `FileNotFoundError` or `ValueError` naming row and file."""
     check_size(size); one_of('split', split, (None, 'train', 'valid')); path = Path(path)
-    if not path.is_dir(): raise FileNotFoundError(f'path={str(path)!r} is not a folder: give the folder that holds metadata.csv')
+    if not path.is_dir():
+        raise FileNotFoundError(f'path={str(path)!r} is not a folder: give the folder that holds metadata.csv')
     file, rows = read_metadata(path)
     place, texts, owner, row_of, n = {}, [], array('q'), array('q'), 0
     for n, name, text in rows:
         if split and (stable_hash(name) < .1) != (split == 'valid'): continue
         if name not in place:
-            if not isfile(path/name): raise FileNotFoundError(f'{file}, row {n}: {str(path/name)[:300]} does not exist')   # a name that no file can have too
+            if not isfile(path/name):   # a name that no file can have too
+                raise FileNotFoundError(f'{file}, row {n}: {str(path/name)[:300]} does not exist')
             place[name] = len(place)
         owner.append(place[name]); row_of.append(n); texts.append(text)
     if not n: raise ValueError(f'{file} has no rows: add one for each picture')
     # One array instead of a million Python strings: a third of the memory, and worker processes share it
     string = np.dtypes.StringDType()
-    names, captions = np.array(list(place), dtype=string), Lists(np.array(texts, dtype=string), np.array(owner), len(place))
+    names, captions = (np.array(list(place), dtype=string),
+                       Lists(np.array(texts, dtype=string), np.array(owner), len(place)))
     for i in np.flatnonzero(np.diff(captions.starts) > 1):
         if len(set(captions[i])) < len(captions[i]):
-            first, again = next((row_of[a], row_of[b]) for b in range(len(texts)) if owner[b] == i for a in range(b) if owner[a] == i and texts[a] == texts[b])
+            first, again = next((row_of[a], row_of[b]) for b in range(len(texts)) if owner[b] == i
+                                for a in range(b) if owner[a] == i and texts[a] == texts[b])
             raise ValueError(f'{file}, row {again}: {names[i]} has the same caption in row {first}; remove one of them')
     del place, texts
     for i in range(0, len(names), max(1, len(names)//check)) if check else ():
         try: open_picture(path/names[i], size)
-        except Exception as e: raise ValueError(f'{file}, row {row_of[owner.index(i)]}: {path/names[i]} cannot be read as a picture ({reason(e)})') from None
+        except Exception as e:
+            raise ValueError(f'{file}, row {row_of[owner.index(i)]}: {path/names[i]} '
+                             f'cannot be read as a picture ({reason(e)})') from None
     return Captioned(names, captions, PictureFiles(path, names, size), size, f'{path.name}/{split or "all"}')

@@ -31,33 +31,41 @@ def download(
     folder,    # where it is kept, under the last name in the url
     md5=None,  # its checksum: 32 hexadecimal digits; None: not checked
 )->Path:
-    "Fetch a file, going on where an earlier try stopped. Raises `ValueError` for a wrong checksum; `OSError` without network or room."
+    """Fetch a file, going on where an earlier try stopped.
+    Raises `ValueError` for a wrong checksum; `OSError` without network or room."""
     from huggingface_hub.file_download import http_get                  # here, because it takes a tenth of a second
     folder, name = Path(folder), Path(unquote(urlsplit(url).path)).name
     if not name: raise ValueError(f'url={url!r} names no file: give the address of one file')
     file, part = folder/name, folder/f'{name}.part'
     if file.exists():
-        if md5 and (found := calculate_md5(file)) != md5: raise ValueError(f'{file} has the checksum {found} instead of {md5}: move it away, then run this again')
+        if md5 and (found := calculate_md5(file)) != md5:
+            raise ValueError(f'{file} has the checksum {found} instead of {md5}: move it away, then run this again')
         return file
     folder.mkdir(parents=True, exist_ok=True)
     if not (md5 and part.exists() and calculate_md5(part) == md5):      # whole already, only the last step was missing
         try:
-            # 'identity': some servers pack or unpack a .tgz on the way, and neither its checksum nor its length would be right
-            with open(part, 'ab') as f: http_get(url, f, resume_size=f.tell(), headers={'Accept-Encoding': 'identity'}, displayed_filename=name)
+            # 'identity': some servers pack or unpack a .tgz on the way,
+            # and neither its checksum nor its length would be right
+            with open(part, 'ab') as f:
+                http_get(url, f, resume_size=f.tell(), headers={'Accept-Encoding': 'identity'},
+                         displayed_filename=name)
         except Exception as e:
             _disk_full(e, file)
             response = getattr(e, 'response', None)
-            # 416: nothing comes after the part. Then it is whole, or it is not this file: the checksum tells, or else the length
+            # 416: nothing comes after the part. Then it is whole, or it is not this file:
+            # the checksum tells, or else the length
             past_end = getattr(response, 'status_code', None) == 416
             if not (past_end and (md5 or response.headers.get('Content-Range') == f'bytes */{part.stat().st_size}')):
-                raise ConnectionError(f'{url} could not be fetched ({reason(e)}): run this again to go on, or fetch it by hand and put it at {file}') from None
+                raise ConnectionError(f'{url} could not be fetched ({reason(e)}): run this again to go on, '
+                                      f'or fetch it by hand and put it at {file}') from None
         finally:
             if part.exists() and not part.stat().st_size: part.unlink()
     if not part.exists(): raise ConnectionError(f'{url} is empty: fetch it by hand and put it at {file}')
     if md5 and (found := calculate_md5(part)) != md5:
         wrong = next(w for w in (folder/f'{name}.wrong{n or ""}' for n in count()) if not w.exists())
         part.rename(wrong)
-        raise ValueError(f'{url} gave a file with the checksum {found} instead of {md5}: it is kept as {wrong}; run this again, or fetch it by hand and put it at {file}')
+        raise ValueError(f'{url} gave a file with the checksum {found} instead of {md5}: it is kept as {wrong}; '
+                         f'run this again, or fetch it by hand and put it at {file}')
     part.rename(file)
     return file
 
@@ -65,7 +73,8 @@ def download(
 def _check_member(archive, name, usual):
     path = PureWindowsPath(name)                                        # knows both kinds of slash, and drives
     if not usual or path.drive or path.root or '..' in path.parts:
-        raise Refused(f'{archive} is refused: {name!r} in it is a link or leads out of the folder; nothing of it was unpacked')
+        raise Refused(f'{archive} is refused: {name!r} in it is a link or leads out of the folder; '
+                      'nothing of it was unpacked')
 
 def _extract(archive, to):
     def usual(member, to):
@@ -73,14 +82,18 @@ def _extract(archive, to):
         return tarfile.data_filter(member, to)
     if zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive):   # a tar may end with a zip in it
         with zipfile.ZipFile(archive) as z:
-            for m in z.infolist(): _check_member(archive, m.filename, stat.S_IFMT(m.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR))
+            for m in z.infolist():
+                _check_member(archive, m.filename,
+                              stat.S_IFMT(m.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR))
             z.extractall(to)
     else:
         with tarfile.open(archive) as t:
             if hasattr(tarfile, 'data_filter'): t.extractall(to, filter=usual)
-            else:                                                       # Python before 3.10.12 and 3.11.4: by hand, and no rights or owners that a stranger has chosen
+            else:
+                # Python before 3.10.12 and 3.11.4: by hand, and no rights or owners that a stranger has chosen
                 for m in t: _check_member(archive, m.name, m.isfile() or m.isdir()); t.extract(m, to, set_attrs=False)
-            while t.fileobj.read(1 << 20): pass                         # to the very end: the compressed file's own checksum is there
+            # to the very end: the compressed file's own checksum is there
+            while t.fileobj.read(1 << 20): pass
 
 def _move(new, old):
     if not old.exists(): new.rename(old)
@@ -91,11 +104,14 @@ def unpack(
     archive, # a tar, compressed or not, or a zip
     folder,  # made if needed
 )->Path:
-    "Unpack all or nothing. Raises `ValueError` for a dangerous or damaged archive, `FileExistsError` for a file that it would change."
+    """Unpack all or nothing.
+    Raises `ValueError` for a dangerous or damaged archive, `FileExistsError` for a file that it would change."""
     archive, folder = Path(archive), Path(folder)
-    if not archive.is_file(): raise FileNotFoundError(f'archive={str(archive)!r} is not a file: give a .tar.gz, .tgz, .tar or .zip')
+    if not archive.is_file():
+        raise FileNotFoundError(f'archive={str(archive)!r} is not a file: give a .tar.gz, .tgz, .tar or .zip')
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.unpacking-', dir=folder) as tmp:      # on the same disk, so that moving is one step
+    # on the same disk, so that moving is one step
+    with tempfile.TemporaryDirectory(prefix='.unpacking-', dir=folder) as tmp:
         try: _extract(archive, tmp)
         except Refused: raise
         except Exception as e:
@@ -104,8 +120,10 @@ def unpack(
             raise ValueError(f'{archive} is damaged or no archive ({reason(e)}): get it again') from None
         for new in sorted(Path(tmp).rglob('*')):
             old = folder/new.relative_to(tmp)
-            if old.exists() and not (old.is_dir() if new.is_dir() else old.is_file() and filecmp.cmp(new, old, shallow=False)):
-                raise FileExistsError(f'{old} is there already and differs from the one in {archive}: move it away, then run this again')
+            if old.exists() and not (old.is_dir() if new.is_dir()
+                                     else old.is_file() and filecmp.cmp(new, old, shallow=False)):
+                raise FileExistsError(f'{old} is there already and differs from the one in {archive}: '
+                                      'move it away, then run this again')
         for new in sorted(Path(tmp).iterdir()): _move(new, folder/new.name)
     return folder
 
@@ -128,28 +146,39 @@ def _table(file, columns):
     rows = {}
     for n, line in _lines(file):
         number, *rest = line.split()
-        if not number.isdigit() or len(rest) + 1 != len(columns.split()): raise ValueError(f'{file}, row {n}: {line!r} is not "{columns}"; unpack it again')
-        if number in rows: raise ValueError(f'{file}, row {n}: number {number} is in row {rows[number][0]} already; unpack it again')
+        if not number.isdigit() or len(rest) + 1 != len(columns.split()):
+            raise ValueError(f'{file}, row {n}: {line!r} is not "{columns}"; unpack it again')
+        if number in rows:
+            raise ValueError(f'{file}, row {n}: number {number} is in row {rows[number][0]} already; unpack it again')
         rows[number] = n, rest
     return rows
 
 # %% ../nbs/00b_datasets.ipynb #34f86e39
 CUB = 'https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz', '97eceeb196236b17998738112f37df78'
-FLOWERS = 'https://www.robots.ox.ac.uk/~vgg/data/flowers/102/102flowers.tgz', '52808999861908f626f3c1f4e79d11fa'   # as in torchvision's Flowers102
+# as in torchvision's Flowers102
+FLOWERS = 'https://www.robots.ox.ac.uk/~vgg/data/flowers/102/102flowers.tgz', '52808999861908f626f3c1f4e79d11fa'
 
 def _find_captions(path, captions, release):
-    if captions is not None: captions = Path(captions); places = [captions.parent if captions.name == 'text_c10' else captions]
-    else: places = [base/name for base in (path, path.resolve().parent) for name in ('', release, 'birds' if 'cub' in release else 'flowers')]
+    if captions is not None:
+        captions = Path(captions)
+        places = [captions.parent if captions.name == 'text_c10' else captions]
+    else:
+        places = [base/name for base in (path, path.resolve().parent)
+                  for name in ('', release, 'birds' if 'cub' in release else 'flowers')]
     for place in places:
         if (place/'text_c10').is_dir(): return place
-    raise FileNotFoundError(f"captions: there is no folder text_c10 in {places[0] if captions else f'{path} or beside it'}. It is in {release}.tar.gz, linked at "
-                            f"github.com/reedscot/cvpr2016: fetch that by hand and unpack it, so that {(captions or path/release)/'text_c10'} exists")
+    raise FileNotFoundError(
+        f"captions: there is no folder text_c10 in {places[0] if captions else f'{path} or beside it'}. "
+        f"It is in {release}.tar.gz, linked at github.com/reedscot/cvpr2016: "
+        f"fetch that by hand and unpack it, so that {(captions or path/release)/'text_c10'} exists")
 
 def _locate(path, captions, fetch, release, need, places, source, to):
     "The folder of the pictures, downloaded if that is asked for, and the folder of the captions."
     def look(): return next((path/p for p in places if (path/p/need).exists()), None)
     root = look()
-    if root is None and not fetch: raise FileNotFoundError(f'path={str(path)!r} holds no {(Path(places[0])/need).as_posix()}: give the folder that does, or say download=True')
+    if root is None and not fetch:
+        raise FileNotFoundError(f'path={str(path)!r} holds no {(Path(places[0])/need).as_posix()}: '
+                                'give the folder that does, or say download=True')
     texts = _find_captions(path, captions, release)
     if root is None:
         unpack(download(source[0], to, source[1]), to); root = look()
@@ -160,7 +189,9 @@ def _classes(texts, split, known, release):
     "The classes of a split: the 'train' of papers is Reed's 'trainval'."
     if split is None: return known
     file = texts/{'train': 'trainvalclasses.txt', 'test': 'testclasses.txt'}[split]
-    if not file.is_file(): raise FileNotFoundError(f'split={split!r} needs {file}, which does not exist: it is in {release}.tar.gz too; or use split=None for every picture')
+    if not file.is_file():
+        raise FileNotFoundError(f'split={split!r} needs {file}, which does not exist: '
+                                f'it is in {release}.tar.gz too; or use split=None for every picture')
     rows = _lines(file)
     for n, name in rows:
         if name not in known: raise ValueError(f'{file}, row {n}: there are no pictures of {name!r}')
@@ -173,10 +204,12 @@ def square_box(
     size,     # width and height of the picture
     fill=.75, # how much of the side the object's longer side takes up
 )->tuple:
-    "The square round an object, inside the picture: (left, top, right, bottom) in pixels. After StackGAN (Zhang et al., 2017, section 4.1)."
+    """The square round an object, inside the picture: (left, top, right, bottom) in pixels.
+    After StackGAN (Zhang et al., 2017, section 4.1)."""
     (x, y, w, h), (width, height) = box, size
     side = max(1, min(round(max(w, h)/fill), width, height))
-    left, top = (min(max(round(start + length/2 - side/2), 0), most - side) for start, length, most in ((x, w, width), (y, h, height)))
+    left, top = (min(max(round(start + length/2 - side/2), 0), most - side)
+                 for start, length, most in ((x, w, width), (y, h, height)))
     return left, top, left + side, top + side
 
 class SquareBoxes:
@@ -193,25 +226,32 @@ def load_cub(
     crop=True,      # cut out a square round the bird; False: the middle of the picture
     download=False, # fetch and unpack the pictures if they are not there: 1.1 GB
 )->Captioned:
-    "CUB-200-2011 with Reed's captions; ids are 'class/file'. Raises `FileNotFoundError` or `ValueError` naming file and row."
+    """CUB-200-2011 with Reed's captions; ids are 'class/file'.
+    Raises `FileNotFoundError` or `ValueError` naming file and row."""
     check_size(size); one_of('split', split, ('train', 'test', None)); path = Path(path)
     root, texts = _locate(path, captions, download, 'cvpr2016_cub', 'images.txt', ('CUB_200_2011', ''), CUB, path)
-    table, boxes = _table(root/'images.txt', 'number class/file.jpg'), _table(root/'bounding_boxes.txt', 'number x y width height') if crop else {}
+    table, boxes = (_table(root/'images.txt', 'number class/file.jpg'),
+                    _table(root/'bounding_boxes.txt', 'number x y width height') if crop else {})
     for n, (name,) in table.values():
-        if not re.fullmatch(r'[^/]+/[^/]+\.jpe?g', name, re.I): raise ValueError(f"{root/'images.txt'}, row {n}: {name!r} is not \"class/file.jpg\"; unpack it again")
+        if not re.fullmatch(r'[^/]+/[^/]+\.jpe?g', name, re.I):
+            raise ValueError(f"{root/'images.txt'}, row {n}: {name!r} is not \"class/file.jpg\"; unpack it again")
     classes = _classes(texts, split, {name.split('/')[0] for _, (name,) in table.values()}, 'cvpr2016_cub')
     names, found, birds = [], [], []
     for number, (n, (name,)) in table.items():
         if name.split('/')[0] not in classes: continue
-        if not (root/'images'/name).is_file(): raise FileNotFoundError(f"{root/'images.txt'}, row {n}: {root/'images'/name} does not exist")
+        if not (root/'images'/name).is_file():
+            raise FileNotFoundError(f"{root/'images.txt'}, row {n}: {root/'images'/name} does not exist")
         names.append(name); found.append(_read_captions((texts/'text_c10'/name).with_suffix('.txt'), name))
         if not crop: continue
-        if number not in boxes: raise ValueError(f"{root/'bounding_boxes.txt'} has no row for number {number}, {name}: unpack it again, or use crop=False")
+        if number not in boxes:
+            raise ValueError(f"{root/'bounding_boxes.txt'} has no row for number {number}, {name}: "
+                             "unpack it again, or use crop=False")
         row, box = boxes[number]
         try: birds.append([float(v) for v in box])
         except ValueError: birds.append([math.nan]*4)
         if not (all(map(math.isfinite, birds[-1])) and min(birds[-1][2:]) > 0):
-            raise ValueError(f"{root/'bounding_boxes.txt'}, row {row}: {' '.join(box)!r} is not \"x y width height\"; unpack it again")
+            raise ValueError(f"{root/'bounding_boxes.txt'}, row {row}: {' '.join(box)!r} is not \"x y width height\"; "
+                             "unpack it again")
     read = PictureFiles(root/'images', names, size, SquareBoxes(root/'images', names, birds) if crop else None)
     return Captioned([Path(n).with_suffix('').as_posix() for n in names], found, read, size, f'cub/{split or "all"}')
 
@@ -225,20 +265,26 @@ def load_flowers(
 )->Captioned:
     "Oxford-102 with Reed's captions; ids are 'class/file'. Raises `FileNotFoundError` or `ValueError` naming the file."
     check_size(size); one_of('split', split, ('train', 'test', None)); path = Path(path)
-    root, texts = _locate(path, captions, download, 'cvpr2016_flowers', 'jpg', ('flowers-102', ''), FLOWERS, path/'flowers-102')
+    root, texts = _locate(path, captions, download, 'cvpr2016_flowers', 'jpg', ('flowers-102', ''),
+                          FLOWERS, path/'flowers-102')
     files = {f.stem: f for f in sorted((texts/'text_c10').glob('*/*.txt'))}
     for picture in sorted((root/'jpg').glob('*.jpg')):
-        if picture.stem not in files: raise FileNotFoundError(f"{picture} has no captions: {texts/'text_c10'/'*'/picture.stem}.txt does not exist")
+        if picture.stem not in files:
+            raise FileNotFoundError(f"{picture} has no captions: "
+                                    f"{texts/'text_c10'/'*'/picture.stem}.txt does not exist")
     classes = _classes(texts, split, {f.parent.name for f in files.values()}, 'cvpr2016_flowers')
     files = sorted((f for f in files.values() if f.parent.name in classes), key=lambda f: (f.parent.name, f.stem))
     if not files: raise FileNotFoundError(f"{texts/'text_c10'} holds no class_*/image_*.txt: unpack it again")
     for f in files:
-        if not (root/'jpg'/f'{f.stem}.jpg').is_file(): raise FileNotFoundError(f"{f}: its picture {root/'jpg'/f.stem}.jpg does not exist")
+        if not (root/'jpg'/f'{f.stem}.jpg').is_file():
+            raise FileNotFoundError(f"{f}: its picture {root/'jpg'/f.stem}.jpg does not exist")
     return Captioned([f'{f.parent.name}/{f.stem}' for f in files], [_read_captions(f, f'{f.stem}.jpg') for f in files],
-                     PictureFiles(root/'jpg', [f'{f.stem}.jpg' for f in files], size), size, f'flowers/{split or "all"}')
+                     PictureFiles(root/'jpg', [f'{f.stem}.jpg' for f in files], size),
+                     size, f'flowers/{split or "all"}')
 
 # %% ../nbs/00b_datasets.ipynb #8d9f47cc
-def _raw(data): return data.encode('latin1') if isinstance(data, str) else memoryview(data).tobytes()     # a string of Python 2 is bytes
+# a string of Python 2 is bytes
+def _raw(data): return data.encode('latin1') if isinstance(data, str) else memoryview(data).tobytes()
 
 class PickledArray(np.ndarray):
     "An array of numbers that looks at a pickle's content before it takes it."
@@ -264,22 +310,30 @@ _ADMITTED = {
     ('_codecs', 'encode'): lambda text, *_: text.encode('latin1'),      # how Python 3 writes bytes for Python 2
 }
 
-class _Unpickler(pickle._Unpickler):    # the one written in Python: the C one fills the memory with as many places as a pickle asks for
+# the one written in Python: the C one fills the memory with as many places as a pickle asks for
+class _Unpickler(pickle._Unpickler):
     def find_class(self, module, name):
         make = _ADMITTED.get((module.replace('numpy._core', 'numpy.core'), name))
         if make is None: raise Refused(f'{module}.{name}')
-        return lambda *args: make(*args)                                # a new one each time, for a pickle can write on what it is given
+        # a new one each time, for a pickle can write on what it is given
+        return lambda *args: make(*args)
 
 def restricted_load(
     path, # a pickle of Python 2 or 3
 ):
-    "Lists, tuples, dicts, strings, numbers and arrays of numbers; nothing is run. Raises `ValueError` if a pickle holds or asks for anything else."
+    """Lists, tuples, dicts, strings, numbers and arrays of numbers; nothing is run.
+    Raises `ValueError` if a pickle holds or asks for anything else."""
     try:
         # Mapped, because reading a file takes as much memory as a forged length says
-        with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m: return _Unpickler(m, encoding='latin1').load()
+        with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
+            return _Unpickler(m, encoding='latin1').load()
     except FileNotFoundError: raise FileNotFoundError(f'{path} does not exist') from None
-    except Refused as e: raise Refused(f'{path} is refused: it asks for {reason(e)}, which no list of arrays needs; nothing of it was run') from None
-    except Exception as e: raise ValueError(f'{path} is damaged or no pickle of arrays ({type(e).__name__}: {reason(e)}): get it again') from None
+    except Refused as e:
+        raise Refused(f'{path} is refused: it asks for {reason(e)}, which no list of arrays needs; '
+                      'nothing of it was run') from None
+    except Exception as e:
+        raise ValueError(f'{path} is damaged or no pickle of arrays ({type(e).__name__}: {reason(e)}): '
+                         'get it again') from None
 
 # %% ../nbs/00b_datasets.ipynb #acf87992
 def load_stackgan(
@@ -287,29 +341,37 @@ def load_stackgan(
     split='train', # 'train' | 'test'
     size=64,       # side in pixels, divisible by 32
 )->Captioned:
-    "StackGAN's birds: `vectors(i)` is float32 `[10, 1024]`, in the captions' order; without text files the one caption is the class's name. Raises `ValueError` or `FileNotFoundError`."
+    """StackGAN's birds: `vectors(i)` is float32 `[10, 1024]`, in the captions' order;
+    without text files the one caption is the class's name. Raises `ValueError` or `FileNotFoundError`."""
     check_size(size); one_of('split', split, ('train', 'test')); path = Path(path)
     files = path/split/'filenames.pickle', path/split/'char-CNN-RNN-embeddings.pickle'
     ids, arrays = map(restricted_load, files)
-    if not isinstance(ids, list) or not ids or not all(isinstance(i, str) and i.count('/') == 1 for i in ids): raise ValueError(f"{files[0]} is not a list of 'class/file'")
+    if not isinstance(ids, list) or not ids or not all(isinstance(i, str) and i.count('/') == 1 for i in ids):
+        raise ValueError(f"{files[0]} is not a list of 'class/file'")
     if not isinstance(arrays, list): raise ValueError(f'{files[1]} is not a list of arrays')
-    if len(arrays) != len(ids): raise ValueError(f'{files[0]} has {len(ids)} names, but {files[1]} has {len(arrays)} arrays: both must come from one release')
+    if len(arrays) != len(ids):
+        raise ValueError(f'{files[0]} has {len(ids)} names, but {files[1]} has {len(arrays)} arrays: '
+                         'both must come from one release')
     shape = np.shape(arrays[0])
     for id, a in zip(ids, arrays):
-        if not isinstance(a, np.ndarray) or a.dtype.kind != 'f' or a.ndim != 2 or a.shape != shape: raise ValueError(f'{files[1]}: the entry of {id} is not an array of numbers {shape}')
+        if not isinstance(a, np.ndarray) or a.dtype.kind != 'f' or a.ndim != 2 or a.shape != shape:
+            raise ValueError(f'{files[1]}: the entry of {id} is not an array of numbers {shape}')
     vectors = torch.stack([torch.from_numpy(np.array(a, 'float32')) for a in arrays])
     folder = next((path/p for p in ('images', 'CUB_200_2011/images') if (path/p).is_dir()), path/'images')
     for id in ids:
-        if not (folder/f'{id}.jpg').is_file(): raise FileNotFoundError(f'{files[0]} names {id!r}, but {folder/id}.jpg does not exist')
+        if not (folder/f'{id}.jpg').is_file():
+            raise FileNotFoundError(f'{files[0]} names {id!r}, but {folder/id}.jpg does not exist')
     texts = next((path/t for t in ('text', 'text_c10') if (path/t).is_dir()), None)
     words = lambda id: id.split('/')[0].split('.', 1)[-1].replace('_', ' ').lower()
     captions = [_read_captions(texts/f'{id}.txt', id) if texts else [words(id)] for id in ids]
-    return Captioned(ids, captions, PictureFiles(folder, [f'{id}.jpg' for id in ids], size), size, f'stackgan/{split}', vectors=vectors.__getitem__)
+    return Captioned(ids, captions, PictureFiles(folder, [f'{id}.jpg' for id in ids], size),
+                     size, f'stackgan/{split}', vectors=vectors.__getitem__)
 
 # %% ../nbs/00b_datasets.ipynb #2bf9eb54
 class Stream(IterableDataset):
     "Captioned pictures one after the other: `{'image': float [3, size, size] in [0, 1], 'caption': str, 'id': str}`."
-    def __init__(self, rows, image, text, size, name): self.rows, self.image, self.text, self.size, self.name, self.seed = rows, image, text, size, name, None
+    def __init__(self, rows, image, text, size, name):
+        self.rows, self.image, self.text, self.size, self.name, self.seed = rows, image, text, size, name, None
     def order(self,
         seed,        # the order follows from it
         rank=0,      # this process …
@@ -318,7 +380,8 @@ class Stream(IterableDataset):
     ):
         "The same pictures without end: each pass in an order of its own. Raises `ValueError` if there are none."
         from datasets.distributed import split_dataset_by_node
-        new = copy(self); new.seed, new.rows = seed, split_dataset_by_node(self.rows.shuffle(seed, buffer_size=buffer), rank, world)
+        new = copy(self)
+        new.seed, new.rows = seed, split_dataset_by_node(self.rows.shuffle(seed, buffer_size=buffer), rank, world)
         return new
     def __iter__(self):
         for n in count():
@@ -327,21 +390,29 @@ class Stream(IterableDataset):
             for row in self.rows:
                 empty, id, texts = False, *self.captions(row)
                 # One of its captions, by the seed: the same for everyone who asks again
-                yield dict(image=self.read(row).float()/255, caption=texts[0] if self.seed is None else random.Random(f'{self.seed} {n} {id}').choice(texts), id=id)
+                yield dict(
+                    image=self.read(row).float()/255,
+                    caption=texts[0] if self.seed is None else random.Random(f'{self.seed} {n} {id}').choice(texts),
+                    id=id)
             if self.seed is None: return
             if empty and torch.utils.data.get_worker_info() is None: raise ValueError(f'{self.name} has no pictures')
             if empty: return                                     # more workers than shards: this one has nothing to do
     def captions(self, row):
         "Id and captions of a row. Raises `ValueError` naming it."
-        id = f"{row.get('__url__', '')} {row.get('__key__', '')}".strip() or str(row.get('id', row.get('file_name', '')))
-        text = row.get(self.text); text = next((text[k] for k in ('caption', 'text') if k in text), None) if isinstance(text, dict) else text
-        texts = [t.strip() for t in (text if isinstance(text, list) else str(text or '').splitlines()) if t and t.strip()]
+        id = (f"{row.get('__url__', '')} {row.get('__key__', '')}".strip()
+              or str(row.get('id', row.get('file_name', ''))))
+        text = row.get(self.text)
+        text = next((text[k] for k in ('caption', 'text') if k in text), None) if isinstance(text, dict) else text
+        texts = [t.strip() for t in (text if isinstance(text, list) else str(text or '').splitlines())
+                 if t and t.strip()]
         if not texts: raise ValueError(f'{self.name}, {id}: the caption is empty or missing; fill {self.text}')
         return id, texts
     def read(self, row):
         "The picture of a row as uint8 `[3, size, size]`. Raises `ValueError` naming it."
         try: return resize(open_picture(io.BytesIO(row[self.image]['bytes']), self.size), self.size)
-        except Exception as e: raise ValueError(f'{self.name}, {self.captions(row)[0]}: cannot be read as a picture ({reason(e)})') from None
+        except Exception as e:
+            raise ValueError(f'{self.name}, {self.captions(row)[0]}: '
+                             f'cannot be read as a picture ({reason(e)})') from None
     def sample(self, n)->Captioned:
         "The first `n` pictures, held in memory."
         rows = list(islice(self.rows, n))
@@ -355,7 +426,8 @@ def shard_names(urls)->list:
     if isinstance(urls, (list, tuple)): return [n for u in urls for n in shard_names(u)]
     urls = str(urls)
     if m := re.search(r'\{(\d+)\.\.(\d+)\}', urls):
-        return [n for k in range(int(m[1]), int(m[2]) + 1) for n in shard_names(f'{urls[:m.start()]}{k:0{len(m[1])}}{urls[m.end():]}')]
+        return [n for k in range(int(m[1]), int(m[2]) + 1)
+                for n in shard_names(f'{urls[:m.start()]}{k:0{len(m[1])}}{urls[m.end():]}')]
     return sorted(glob(urls)) if '*' in urls and '://' not in urls else [urls]
 
 def load_stream(
@@ -363,18 +435,30 @@ def load_stream(
     size=64, # side in pixels, divisible by 32
 )->Stream:
     "Pictures from shards that are never unpacked. Raises `ValueError`, `FileNotFoundError` or `ImportError`."
-    check_size(size); names = shard_names(urls); label = str(urls) if isinstance(urls, (str, Path)) else f'{len(names)} shards'
+    check_size(size); names = shard_names(urls)
+    label = str(urls) if isinstance(urls, (str, Path)) else f'{len(names)} shards'
     kinds = {'.tar': 'webdataset', '.parquet': 'parquet'}
-    if not names: raise FileNotFoundError(f'{label}: no such shards; give files or addresses that end in .tar or .parquet')
-    if len(endings := {Path(urlsplit(n).path).suffix for n in names}) > 1 or not endings <= set(kinds): raise ValueError(f'{label}: shards must all end in .tar, or all in .parquet')
+    if not names:
+        raise FileNotFoundError(f'{label}: no such shards; give files or addresses that end in .tar or .parquet')
+    if len(endings := {Path(urlsplit(n).path).suffix for n in names}) > 1 or not endings <= set(kinds):
+        raise ValueError(f'{label}: shards must all end in .tar, or all in .parquet')
     for n in names:
-        if '://' not in n and not Path(n).is_file(): raise FileNotFoundError(f'{n} does not exist: check the numbers in {label}')
-        if '://' in n and urlsplit(n).scheme not in ('http', 'https', 'hf', 's3', 'gs'): raise ValueError(f'{n}: use a path, or an address that starts with https://, hf://, s3:// or gs://')
+        if '://' not in n and not Path(n).is_file():
+            raise FileNotFoundError(f'{n} does not exist: check the numbers in {label}')
+        if '://' in n and urlsplit(n).scheme not in ('http', 'https', 'hf', 's3', 'gs'):
+            raise ValueError(f'{n}: use a path, or an address that starts with https://, hf://, s3:// or gs://')
     try: from datasets import load_dataset
-    except ImportError: raise ImportError("load_stream needs the library datasets: pip install 'sdn_lite[data]'") from None
-    try: rows = load_dataset(kinds[endings.pop()], data_files=names, split='train', streaming=True).decode(False); found = list(next(iter(rows)))
+    except ImportError:
+        raise ImportError("load_stream needs the library datasets: pip install 'sdn_lite[data]'") from None
+    try:
+        rows = load_dataset(kinds[endings.pop()], data_files=names, split='train', streaming=True).decode(False)
+        found = list(next(iter(rows)))
     except StopIteration: raise ValueError(f'{label} has no pictures') from None
-    except Exception as e: raise ValueError(f'{label} cannot be read ({reason(e)}): check that each shard is complete') from None
-    image, text = (next((c for c in known if c in found), None) for known in (('jpg', 'jpeg', 'png', 'webp', 'image'), ('txt', 'text', 'caption', 'json')))
-    if not image or not text: raise ValueError(f"{label} has {', '.join(found)}: a picture must be called jpg, jpeg, png, webp or image, its text txt, text, caption or json")
+    except Exception as e:
+        raise ValueError(f'{label} cannot be read ({reason(e)}): check that each shard is complete') from None
+    image, text = (next((c for c in known if c in found), None)
+                   for known in (('jpg', 'jpeg', 'png', 'webp', 'image'), ('txt', 'text', 'caption', 'json')))
+    if not image or not text:
+        raise ValueError(f"{label} has {', '.join(found)}: a picture must be called jpg, jpeg, png, webp or image, "
+                         "its text txt, text, caption or json")
     return Stream(rows, image, text, size, label)

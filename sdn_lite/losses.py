@@ -13,7 +13,8 @@ from .teacher import LEVELS
 
 # %% ../nbs/04_losses.ipynb #5c384ab0
 class MeanAbsolute(torch.autograd.Function):
-    "`(student - teacher).abs().mean()`. For the way back it keeps the sign of each difference, one byte, where autograd would keep whole maps."
+    """`(student - teacher).abs().mean()`.
+    For the way back it keeps the sign of each difference, one byte, where autograd would keep whole maps."""
     @staticmethod
     def forward(ctx, student, teacher):
         d, ctx.dtype = student - teacher, student.dtype
@@ -25,7 +26,9 @@ class MeanAbsolute(torch.autograd.Function):
         return sign.to(ctx.dtype).mul_(grad/sign.numel()), None     # the teacher's side needs no gradient
 
 def one_by_one(taps, side):
-    "A function that gives a tap by its name: of a dict, or of (name, tap) pairs in the teacher's order, each of which is let go when the next is asked for. It raises `ValueError` naming a tap that is missing."
+    """A function that gives a tap by its name: of a dict, or of (name, tap) pairs in the teacher's order,
+    each of which is let go when the next is asked for.
+    It raises `ValueError` naming a tap that is missing."""
     pairs = iter(() if isinstance(taps, dict) else taps)
     def get(tap):
         x = taps.get(tap) if isinstance(taps, dict) else next((x for name, x in pairs if name == tap), None)
@@ -46,12 +49,15 @@ class LevelLoss(nn.Module):
     def __init__(self,
         teacher,            # a `Teacher`: says which taps there are
         weights=None,       # {'low': 1., 'mid': 1., 'high': 1.}; a level that is left out counts 1
-        scale='calibrated', # 'calibrated': each tap divided by the teacher's mean magnitude; 'raw': the authors' plain sum
+        # 'calibrated': each tap divided by the teacher's mean magnitude; 'raw': the authors' plain sum
+        scale='calibrated',
         distance='l1',      # 'l1': mean absolute difference, as in the paper; 'l2': mean squared difference
     ):
         super().__init__()
-        self.scale, self.weights = one_of('scale', scale, ('calibrated', 'raw')), dict.fromkeys(LEVELS, 1.) | (weights or {})
-        self.distance = dict(l1=MeanAbsolute.apply, l2=F.mse_loss)[one_of('distance', distance, ('l1', 'l2'))]; self.power = 1 + (distance == 'l2')
+        self.scale, self.weights = (one_of('scale', scale, ('calibrated', 'raw')),
+                                    dict.fromkeys(LEVELS, 1.) | (weights or {}))
+        self.distance = dict(l1=MeanAbsolute.apply, l2=F.mse_loss)[one_of('distance', distance, ('l1', 'l2'))]
+        self.power = 1 + (distance == 'l2')
         for level in self.weights: one_of('level', level, LEVELS)
         self.taps = {t.name: t.level for t in teacher.taps}
         self.register_buffer('magnitudes', torch.ones(len(self.taps)))
@@ -62,16 +68,20 @@ class LevelLoss(nn.Module):
     def calibrate(self,
         batches, # of teacher taps: dicts as `teacher(images)` returns them
     ):
-        "Set each tap's scale to its mean magnitude over `batches`. Without it, the first teacher taps that come by are used."
+        """Set each tap's scale to its mean magnitude over `batches`.
+        Without it, the first teacher taps that come by are used."""
         if self.scale == 'raw': return self
-        sums = [torch.stack([x.float().abs().mean() for x in map(one_by_one(b, 'teacher'), self.taps)]) for b in batches]
+        sums = [torch.stack([x.float().abs().mean() for x in map(one_by_one(b, 'teacher'), self.taps)])
+                for b in batches]
         if not sums: raise ValueError('batches is empty: give at least one dict of teacher taps')
         self.magnitudes.copy_(torch.stack(sums).mean(0).clamp_min(1e-8)); self.calibrated.fill_(True); self.ready = True
         return self
 
     def difference(self, tap, real, mine):
         "The difference at one tap, before any scale."
-        if real.shape != mine.shape: raise ValueError(f'tap {tap!r}: the teacher has the shape {list(real.shape)}, the student {list(mine.shape)}; use the same batch and size')
+        if real.shape != mine.shape:
+            raise ValueError(f'tap {tap!r}: the teacher has the shape {list(real.shape)}, '
+                             f'the student {list(mine.shape)}; use the same batch and size')
         return self.distance(mine, real)
 
     def forward(self,
@@ -84,5 +94,6 @@ class LevelLoss(nn.Module):
             self.ready = True
         real, mine = one_by_one(teacher_taps, 'teacher'), one_by_one(student_taps, 'student')
         taps = {t: self.difference(t, real(t), mine(t))/self.magnitudes[k]**self.power for k, t in enumerate(self.taps)}
-        levels = {l: sum((v for t, v in taps.items() if self.taps[t] == l), self.magnitudes.new_zeros(())) for l in LEVELS}
+        levels = {l: sum((v for t, v in taps.items() if self.taps[t] == l), self.magnitudes.new_zeros(()))
+                  for l in LEVELS}
         return LossReport(taps, levels, sum(self.weights[l]*v for l, v in levels.items()))

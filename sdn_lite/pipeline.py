@@ -23,8 +23,10 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
     "Captions -> pictures: a text encoder and a student."
     def __init__(self, encoder, student, about=None):
         super().__init__()
-        self.encoder, self.student = encoder, student.to(memory_format=torch.channels_last)      # a third faster: benchmarks/inference.py
-        self.about, self.metrics = dict(about or {}), None                                       # `metrics`: what `evaluate(...).as_dict()` gives, for the card
+        # a third faster: benchmarks/inference.py
+        self.encoder, self.student = encoder, student.to(memory_format=torch.channels_last)
+        # `metrics`: what `evaluate(...).as_dict()` gives, for the card
+        self.about, self.metrics = dict(about or {}), None
         self.eval()
 
     @torch.inference_mode()
@@ -48,20 +50,26 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
         "Draw. The same caption always gives the same picture: there is no noise in this method."
         from PIL import Image
         many = [captions] if isinstance(captions, str) else captions
-        if not isinstance(many, torch.Tensor) and not (isinstance(many, (list, tuple)) and all(isinstance(c, str) for c in many)): raise ValueError(f'captions={captions!r}: use a string or a list of strings')
-        pics = [Image.fromarray(p) for x in self.parts(many) for p in x.mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()]
+        if not isinstance(many, torch.Tensor) and not (
+                isinstance(many, (list, tuple)) and all(isinstance(c, str) for c in many)):
+            raise ValueError(f'captions={captions!r}: use a string or a list of strings')
+        pics = [Image.fromarray(p) for x in self.parts(many)
+                for p in x.mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()]
         return pics[0] if isinstance(captions, str) else pics
 
     def _save_pretrained(self, save_directory):
         folder = Path(save_directory)
         save_model(folder, self.encoder, self.student, **self.about)
         if self.metrics:
-            with replacing(folder/'metrics.json') as p: p.write_text(json.dumps(self.metrics, indent=1, ensure_ascii=False), encoding='utf-8')
-        if is_ours(folder/'README.md'): (folder/'README.md').unlink(missing_ok=True)     # the mixin writes a card where there is none
+            with replacing(folder/'metrics.json') as p:
+                p.write_text(json.dumps(self.metrics, indent=1, ensure_ascii=False), encoding='utf-8')
+        # the mixin writes a card where there is none
+        if is_ours(folder/'README.md'): (folder/'README.md').unlink(missing_ok=True)
 
     def generate_model_card(self, model_id='path/to/this/folder', **kwargs):
         "The card that `save_pretrained` writes beside the weights, as README.md."
-        return model_card(dict(self.about, text=self.encoder.config, student=self.student.config), self.metrics, model_id)
+        return model_card(dict(self.about, text=self.encoder.config, student=self.student.config),
+                          self.metrics, model_id)
 
     def push_to_hub(self,
         repo_id,  # such as 'your-name/your-model'
@@ -69,30 +77,41 @@ class TextToImage(nn.Module, PyTorchModelHubMixin):
     ):
         "Upload weights, settings and card. Log in before, with `hf auth login`. Returns the address."
         card = dict(model_id=repo_id if '/' in repo_id else f'your-name/{repo_id}')
-        return super().push_to_hub(repo_id, model_card_kwargs=card | (kwargs.pop('model_card_kwargs', None) or {}), **kwargs)
+        return super().push_to_hub(
+            repo_id, model_card_kwargs=card | (kwargs.pop('model_card_kwargs', None) or {}), **kwargs)
 
     @classmethod
     def from_pretrained(cls,
         name,      # a bundled name, a folder (a model or a run), or a Hub id such as 'user/model'
         **kwargs,  # for the Hub: revision, token, cache_dir, local_files_only, …
     ):
-        "Load a model. Raises `FileNotFoundError`, `ValueError` or `ImportError` saying what is wrong with the name or the file."
-        if not isinstance(name, (str, Path)): raise ValueError(f'model {name!r}: use a bundled name, a folder or a Hub id')
+        """Load a model.
+        Raises `FileNotFoundError`, `ValueError` or `ImportError` saying what is wrong with the name or the file."""
+        if not isinstance(name, (str, Path)):
+            raise ValueError(f'model {name!r}: use a bundled name, a folder or a Hub id')
         folder = ASSETS/name if name in BUNDLED else Path(name)
         if (folder/'model/config.json').is_file(): folder = folder/'model'              # a run folder
-        elif is_run(folder): raise FileNotFoundError(f'{folder} is a run that is not finished: go on with sdn_train --resume {folder}')
+        elif is_run(folder):
+            raise FileNotFoundError(f'{folder} is a run that is not finished: go on with sdn_train --resume {folder}')
         if not folder.is_dir() and not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', str(name)):
-            raise FileNotFoundError(f"model {str(name)!r} is unknown: use {', '.join(map(repr, BUNDLED))}, a folder, or a Hub id such as 'user/model'")
+            raise FileNotFoundError(f"model {str(name)!r} is unknown: use {', '.join(map(repr, BUNDLED))}, a folder, "
+                                    "or a Hub id such as 'user/model'")
         # The mixin's own method would fetch config.json first, and say less when it is damaged
         return cls._from_pretrained(model_id=str(folder) if folder.is_dir() else str(name), **kwargs)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id, revision=None, cache_dir=None, force_download=False, local_files_only=False, token=None, map_location='cpu', strict=True, **kwargs):
+    def _from_pretrained(cls, *, model_id, revision=None, cache_dir=None, force_download=False,
+                         local_files_only=False, token=None, map_location='cpu', strict=True, **kwargs):
         def path(file):
             if Path(model_id).is_dir(): return Path(model_id)/file
             from huggingface_hub import hf_hub_download
-            try: return hf_hub_download(model_id, file, revision=revision, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token)
-            except Exception as e: raise FileNotFoundError(f"model {model_id!r} could not be fetched from the Hub ({type(e).__name__}): check name and network, or use {', '.join(map(repr, BUNDLED))} or a folder") from None
+            try:
+                return hf_hub_download(model_id, file, revision=revision, cache_dir=cache_dir,
+                                       force_download=force_download, local_files_only=local_files_only, token=token)
+            except Exception as e:
+                raise FileNotFoundError(
+                    f"model {model_id!r} could not be fetched from the Hub ({type(e).__name__}): "
+                    f"check name and network, or use {', '.join(map(repr, BUNDLED))} or a folder") from None
         return read_model(cls, path('config.json'), path('model.safetensors'))
 
 def is_run(folder):
@@ -101,18 +120,28 @@ def is_run(folder):
     except (OSError, ValueError, TypeError, RecursionError): return False
 
 def read_model(cls, config, weights):
-    "A `TextToImage` from its two files. Raises `FileNotFoundError` or `ValueError` naming the file; `ImportError` if its text encoder needs a library that is not installed."
+    """A `TextToImage` from its two files.
+    Raises `FileNotFoundError` or `ValueError` naming the file;
+    `ImportError` if its text encoder needs a library that is not installed."""
     for file in (config, weights):
-        if not Path(file).is_file(): raise FileNotFoundError(f'{file} is missing: a model folder holds config.json and model.safetensors')
-    try: about = json.loads(Path(config).read_text(encoding='utf-8')); text, shape = about.pop('text'), about.pop('student')
-    except Exception as e: raise ValueError(f'{config} is damaged or no model ({type(e).__name__}: {e}): copy it again') from None
-    try: state = {k: v.float() for k, v in load_file(weights).items()}
-    except Exception as e: raise ValueError(f'{weights} is damaged ({reason(e)}): copy it again, or train again') from None
+        if not Path(file).is_file():
+            raise FileNotFoundError(f'{file} is missing: a model folder holds config.json and model.safetensors')
     try:
-        # On 'meta' a network has shapes and no numbers: a config that claims a billion channels costs nothing, and no time goes into first weights
+        about = json.loads(Path(config).read_text(encoding='utf-8'))
+        text, shape = about.pop('text'), about.pop('student')
+    except Exception as e:
+        raise ValueError(f'{config} is damaged or no model ({type(e).__name__}: {e}): copy it again') from None
+    try: state = {k: v.float() for k, v in load_file(weights).items()}
+    except Exception as e:
+        raise ValueError(f'{weights} is damaged ({reason(e)}): copy it again, or train again') from None
+    try:
+        # On 'meta' a network has shapes and no numbers: a config that claims a billion channels costs nothing,
+        # and no time goes into first weights
         with torch.device('meta'): model = cls(build_text_encoder(text), Student(**shape), about)
         model.load_state_dict(state, assign=True)
-    except (FileNotFoundError, ImportError): raise               # a text encoder that is not installed here says so itself
-    except Exception as e: raise ValueError(f'{weights} does not fit {config}, which describes a student of {str(shape)[:200]}: take both files from one model ({reason(e)})') from None
+    except (FileNotFoundError, ImportError): raise      # a text encoder that is not installed here says so itself
+    except Exception as e:
+        raise ValueError(f'{weights} does not fit {config}, which describes a student of {str(shape)[:200]}: '
+                         f'take both files from one model ({reason(e)})') from None
     model.student.to(memory_format=torch.channels_last); model.metrics = read_metrics(Path(config).parent)
     return model.requires_grad_(False)

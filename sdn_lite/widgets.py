@@ -39,10 +39,23 @@ def plain(text, most=60):
     text = ''.join(c if c.isprintable() or c == '\u200d' else '□' for c in text)      # U+200D joins emoji to one
     return text if len(text) <= most else text[:most - 1] + '…'
 
-def picture(x): "Float `[3, H, W]` as an array that can be drawn."; return x.detach().float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-def tap_map(x): "One tap `[C, H, W]` as a map `[H, W]`: the mean size of its channels' values."; return x.detach().float().abs().mean(0).cpu().numpy()
-def heat(m, most): "A map `[H, W]` as colours: 0 is dark, `most` is bright."; return colormaps['magma'](np.clip(m/(most or 1), 0, 1))[..., :3]
-def packed(pixels)->bytes: "uint8 `[H, W, 3]` as the bytes of a PNG file."; out = io.BytesIO(); Image.fromarray(pixels).save(out, 'png', compress_level=1); return out.getvalue()   # packing tightly takes longer than drawing
+def picture(x):
+    "Float `[3, H, W]` as an array that can be drawn."
+    return x.detach().float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+
+def tap_map(x):
+    "One tap `[C, H, W]` as a map `[H, W]`: the mean size of its channels' values."
+    return x.detach().float().abs().mean(0).cpu().numpy()
+
+def heat(m, most):
+    "A map `[H, W]` as colours: 0 is dark, `most` is bright."
+    return colormaps['magma'](np.clip(m/(most or 1), 0, 1))[..., :3]
+
+def packed(pixels)->bytes:
+    "uint8 `[H, W, 3]` as the bytes of a PNG file."
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, 'png', compress_level=1)   # packing tightly takes longer than drawing
+    return out.getvalue()
 
 SIZES = dict(small=.833, medium=1, large=1.2) | {'x-large': 1.44}                       # the same as in matplotlib
 def font_file(weight='normal'): return findfont(FontProperties(family=rcParams['font.family'], weight=weight))
@@ -59,14 +72,17 @@ def png_of(fig)->bytes:
     return packed(np.asarray(canvas.buffer_rgba())[..., :3])
 
 class Still:
-    "A drawing: everything on it has its place, in inches from the top left. All of it grows with the font size of matplotlib, so that nothing is cut off."
+    """A drawing: everything on it has its place, in inches from the top left.
+    All of it grows with the font size of matplotlib, so that nothing is cut off."""
     def __init__(self, width, height): self.inches, self.parts, self.plots, self.boxes = (width, height), [], [], []
     def say(self, x, y, text, size='medium', weight='normal', color='#111', ha='left', va='center', rotation=0):
         "Words. What the font lacks is drawn as □, and the words are kept in `boxes`."
-        font = get_font(font_file()); drawn = ''.join(c if c == '\n' or font.get_char_index(ord(c)) else '□' for c in text.replace('\u200d', ''))
+        font = get_font(font_file())
+        drawn = ''.join(c if c == '\n' or font.get_char_index(ord(c)) else '□' for c in text.replace('\u200d', ''))
         if drawn != text: self.boxes.append(' '.join(text.split()))
         if drawn.strip(): self.parts.append(('text', x, y, drawn, SIZES[size], weight, color, ha, va, rotation))
-    def rectangle(self, x, y, w, h, fc='none', ec='none', lw=1): self.parts.append(('rectangle', x, y, w, h, fc, ec, lw))
+    def rectangle(self, x, y, w, h, fc='none', ec='none', lw=1):
+        self.parts.append(('rectangle', x, y, w, h, fc, ec, lw))
     def image(self, x, y, w, pixels, title=None, below=None, frame='#999', lw=.6, size='medium', h=None):
         "An array `[H, W, 3]` in [0, 1], with words above and below."
         h = h or w; self.parts.append(('image', x, y, w, h, np.round(pixels*255).astype('uint8')))
@@ -76,8 +92,11 @@ class Still:
     def bar(self, x, y, w, most, name='', least='0'):
         "A horizontal bar that says which number each brightness stands for."
         self.image(x, y, w, colormaps['magma'](np.linspace(0, 1, 64))[None, :, :3], h=.13)
-        for at, text, ha in ((x, least, 'left'), (x + w/2, name, 'center'), (x + w, f'{most:.3g}', 'right')): self.say(at, y + .29, text, 'small', ha=ha)
-    def plot(self, x, y, w, h, draw): "Axes of matplotlib at this place, on which `draw(axes)` draws."; self.plots.append((x, y, w, h, draw))
+        for at, text, ha in ((x, least, 'left'), (x + w/2, name, 'center'), (x + w, f'{most:.3g}', 'right')):
+            self.say(at, y + .29, text, 'small', ha=ha)
+    def plot(self, x, y, w, h, draw):
+        "Axes of matplotlib at this place, on which `draw(axes)` draws."
+        self.plots.append((x, y, w, h, draw))
 
     def sheet(self):
         "The paper, with the axes that matplotlib draws."
@@ -88,31 +107,58 @@ class Still:
 
     def figure(self)->Figure:
         "The drawing by matplotlib."
-        fig = self.sheet(); ax = fig.add_axes((0, 0, 1, 1)); ax.axis('off'); ax.set(xlim=(0, self.inches[0]), ylim=(self.inches[1], 0))
+        fig = self.sheet(); ax = fig.add_axes((0, 0, 1, 1))
+        ax.axis('off'); ax.set(xlim=(0, self.inches[0]), ylim=(self.inches[1], 0))
         for kind, x, y, *more in self.parts:
-            if kind == 'text': text, size, weight, color, ha, va, rotation = more; ax.text(x, y, text, fontsize=size*rcParams['font.size'], weight=weight, color=color, ha=ha, va=va, rotation=rotation, parse_math=False)
-            elif kind == 'rectangle': w, h, fc, ec, lw = more; ax.add_artist(Rectangle((x, y), w, h, fc=fc, ec=ec, lw=lw))
-            else: w, h, pixels = more; shown = AxesImage(ax, extent=(x, x + w, y + h, y), origin='upper', interpolation='nearest', interpolation_stage='data'); shown.set_data(pixels); ax.add_artist(shown)
+            if kind == 'text':
+                text, size, weight, color, ha, va, rotation = more
+                ax.text(x, y, text, fontsize=size*rcParams['font.size'], weight=weight, color=color, ha=ha, va=va,
+                        rotation=rotation, parse_math=False)
+            elif kind == 'rectangle':
+                w, h, fc, ec, lw = more
+                ax.add_artist(Rectangle((x, y), w, h, fc=fc, ec=ec, lw=lw))
+            else:
+                w, h, pixels = more
+                shown = AxesImage(ax, extent=(x, x + w, y + h, y), origin='upper', interpolation='nearest',
+                                  interpolation_stage='data')
+                shown.set_data(pixels); ax.add_artist(shown)
         return fig
 
     def pixels(self):
-        "The same drawing as uint8 `[H, W, 3]`, in about a fifth of the time: only the axes, if there are any, are left to matplotlib."
+        """The same drawing as uint8 `[H, W, 3]`, in about a fifth of the time:
+        only the axes, if there are any, are left to matplotlib."""
         k = rcParams['font.size']*10; at = lambda *places: [round(p*k) for p in places]      # pixels
-        if self.plots: canvas = FigureCanvasAgg(self.sheet()); canvas.draw(); paper = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        if self.plots:
+            canvas = FigureCanvasAgg(self.sheet()); canvas.draw()
+            paper = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
         else: paper = Image.new('RGB', at(*self.inches), 'white')
         pen = ImageDraw.Draw(paper)
         for kind, x, y, *more in self.parts:
             if kind == 'text':
-                text, size, weight, color, ha, va, rotation = more; font = font_of(font_file(weight), size*rcParams['font.size']*100/72)
-                if not rotation: pen.text(at(x, y), text, color, font, ha[0].replace('c', 'm') + va[0].replace('c', 'm').replace('t', 'a'), spacing=2)
-                else: left, top, right, bottom = font.getbbox(text); word = Image.new('L', (right, bottom + top)); ImageDraw.Draw(word).text((0, 0), text, 255, font); word = word.rotate(rotation, expand=True); paper.paste(color, [a - b//2 for a, b in zip(at(x, y), word.size)], word)
+                text, size, weight, color, ha, va, rotation = more
+                font = font_of(font_file(weight), size*rcParams['font.size']*100/72)
+                if not rotation:
+                    pen.text(at(x, y), text, color, font,
+                             ha[0].replace('c', 'm') + va[0].replace('c', 'm').replace('t', 'a'), spacing=2)
+                else:
+                    left, top, right, bottom = font.getbbox(text)
+                    word = Image.new('L', (right, bottom + top))
+                    ImageDraw.Draw(word).text((0, 0), text, 255, font); word = word.rotate(rotation, expand=True)
+                    paper.paste(color, [a - b//2 for a, b in zip(at(x, y), word.size)], word)
             elif kind == 'rectangle':
-                w, h, fc, ec, lw = more; lw = max(1, round(lw*100/72)); a, b, c, d = at(x, y, x + w, y + h); out = lw//2 if ec != 'none' else 0
-                pen.rectangle((a - out, b - out, max(a, c - 1) + out, max(b, d - 1) + out), None if fc == 'none' else fc, None if ec == 'none' else ec, lw if ec != 'none' else 0)
-            else: w, h, pixels = more; a, b, c, d = at(x, y, x + w, y + h); paper.paste(Image.fromarray(pixels).resize((max(1, c - a), max(1, d - b)), Image.Resampling.NEAREST), (a, b))
+                w, h, fc, ec, lw = more; lw = max(1, round(lw*100/72))
+                a, b, c, d = at(x, y, x + w, y + h); out = lw//2 if ec != 'none' else 0
+                pen.rectangle((a - out, b - out, max(a, c - 1) + out, max(b, d - 1) + out),
+                              None if fc == 'none' else fc, None if ec == 'none' else ec, lw if ec != 'none' else 0)
+            else:
+                w, h, pixels = more; a, b, c, d = at(x, y, x + w, y + h)
+                paper.paste(Image.fromarray(pixels).resize((max(1, c - a), max(1, d - b)), Image.Resampling.NEAREST),
+                            (a, b))
         return np.asarray(paper)
 
-def picked_frame(yes): "What tells the picked one of several dark pictures from the others."; return dict(frame='#111', lw=3.5) if yes else dict(frame=None)
+def picked_frame(yes):
+    "What tells the picked one of several dark pictures from the others."
+    return dict(frame='#111', lw=3.5) if yes else dict(frame=None)
 
 # %% ../nbs/08_widgets.ipynb #w0000009
 def labelled(kind, description, tooltip, **kw):
@@ -124,7 +170,9 @@ class Panel(widgets.VBox):
     "What all widgets here have in common: a picture on the page, and `figure()`, the same as a matplotlib figure."
     question, ready = '', False   # until everything is there, nothing is drawn
     def __init__(self, controls, side=()):
-        self.view = widgets.HTML(layout=widgets.Layout(max_width='100%', min_width='0', flex='0 1 auto', height='auto', align_self='flex-start'))   # `widgets.Image` has no alternative text
+        # `widgets.Image` has no alternative text
+        self.view = widgets.HTML(layout=widgets.Layout(max_width='100%', min_width='0', flex='0 1 auto', height='auto',
+                                                       align_self='flex-start'))
         body = widgets.HBox([*side, self.view], layout=widgets.Layout(align_items='flex-start')) if side else self.view
         super().__init__([*controls, body]); self.add_class('sdn-panel'); self.ready = True; self.redraw()
     def draw(self, full): "The `Still`; `full`: with what the page shows by buttons."; raise NotImplementedError
@@ -134,8 +182,11 @@ class Panel(widgets.VBox):
         if not self.ready: return
         still = self.draw(False); pixels = still.pixels(); self.png = packed(pixels)
         # All that others wrote is escaped. Drawn in the same moment as it is read, so that nothing flickers
-        self.view.value = f'<img alt="{escape(plain(self.describe(), 2000))}" width="{pixels.shape[1]}" height="{pixels.shape[0]}" decoding="sync" style="max-width:100%;height:auto" src="data:image/png;base64,{b64encode(self.png).decode()}">' + (
-            f"<p>In full: {escape(plain(' · '.join(dict.fromkeys(still.boxes)), 2000))}</p>" if still.boxes else '')
+        self.view.value = (
+            f'<img alt="{escape(plain(self.describe(), 2000))}" width="{pixels.shape[1]}" height="{pixels.shape[0]}" '
+            'decoding="sync" style="max-width:100%;height:auto" '
+            f'src="data:image/png;base64,{b64encode(self.png).decode()}">'
+            + (f"<p>In full: {escape(plain(' · '.join(dict.fromkeys(still.boxes)), 2000))}</p>" if still.boxes else ''))
     @contextmanager
     def at_once(self):
         "Several controls change, and the picture once."
@@ -147,47 +198,70 @@ class Panel(widgets.VBox):
         "Take this widget and everything in it off the page, and free their memory."
         def parts(w):
             for c in getattr(w, 'children', ()): yield from parts(c); yield c
-        for w in [*parts(self)]: w.layout.close(); w.style.close() if hasattr(w, 'style') and w.style else None; w.close()
+        for w in [*parts(self)]:
+            w.layout.close(); w.style.close() if hasattr(w, 'style') and w.style else None; w.close()
         self.layout.close(); super().close()
     def _repr_mimebundle_(self, **kwargs):
         data = super()._repr_mimebundle_(**kwargs)
-        if data: data['text/plain'] = f'{type(self).__name__}: {self.question} Run this cell to use it; a still picture is below.'
+        if data:
+            data['text/plain'] = (f'{type(self).__name__}: {self.question} '
+                                  'Run this cell to use it; a still picture is below.')
         return data
 
 def some_pictures(images, name='images'):
     "Raise `ValueError` unless `images` is a float tensor `[N, 3, H, W]` with at least one picture."
-    if not isinstance(images, torch.Tensor) or images.ndim != 4 or images.shape[1] != 3 or not len(images) or not images.is_floating_point():
-        raise ValueError(f"{name} is {f'a tensor of shape {list(images.shape)}' if isinstance(images, torch.Tensor) else type(images).__name__}: use float pictures [N, 3, H, W] in [0, 1], such as load_emoji().images()")
+    if (not isinstance(images, torch.Tensor) or images.ndim != 4 or images.shape[1] != 3
+            or not len(images) or not images.is_floating_point()):
+        raise ValueError(
+            f"{name} is "
+            f"""{f'a tensor of shape {list(images.shape)}' if isinstance(images, torch.Tensor)
+                 else type(images).__name__}: """
+            "use float pictures [N, 3, H, W] in [0, 1], such as load_emoji().images()")
     return images
 
 def choices(captions, n):
     "`n` pictures as options of a list: 'number: caption'. Raises `ValueError` if the captions are another number."
-    if captions is not None and len(captions) != n: raise ValueError(f'captions holds {len(captions)} texts for {n} pictures: give one a picture, or None')
+    if captions is not None and len(captions) != n:
+        raise ValueError(f'captions holds {len(captions)} texts for {n} pictures: give one a picture, or None')
     return [(f'{i}: {plain(captions[i])}' if captions is not None else f'picture {i}', i) for i in range(n)]
 
 # %% ../nbs/08_widgets.ipynb #w000000b
-CSS = ''.join(['''<style>.sdn-tap.jupyter-button{display:flex;align-items:center;background-image:none;padding:0 4px;margin:0;text-align:left;line-height:1.5}
-.sdn-tap.sdn-face{justify-content:space-between}.sdn-tap:not(.sdn-face):not(.sdn-picked){background-color:transparent}
-.sdn-tap::before,.sdn-tap.sdn-face::after{content:"";flex:none;border-radius:1px}.sdn-tap.sdn-picked{font-weight:bold;outline:3px solid currentColor;outline-offset:-3px}''',
+CSS = ''.join([
+    '<style>.sdn-tap.jupyter-button{display:flex;align-items:center;background-image:none;'
+    'padding:0 4px;margin:0;text-align:left;line-height:1.5}\n'
+    '.sdn-tap.sdn-face{justify-content:space-between}'
+    '.sdn-tap:not(.sdn-face):not(.sdn-picked){background-color:transparent}\n'
+    '.sdn-tap::before,.sdn-tap.sdn-face::after{content:"";flex:none;border-radius:1px}'
+    '.sdn-tap.sdn-picked{font-weight:bold;outline:3px solid currentColor;outline-offset:-3px}',
     *(f'.sdn-tap.sdn-{l}::before,.sdn-tap.sdn-{l}.sdn-face::after{{background:{c}}}' for l, c in COLORS.items()),
-    *(f'.sdn-tap.sdn-w{s}::before,.sdn-tap.sdn-w{s}::after{{width:{112/s}px;margin:0 {60 - 56/s}px 0 {56 - 56/s}px}}' for s in (1, 2, 4, 8, 16, 32)),
+    *(f'.sdn-tap.sdn-w{s}::before,.sdn-tap.sdn-w{s}::after'
+      f'{{width:{112/s}px;margin:0 {60 - 56/s}px 0 {56 - 56/s}px}}' for s in (1, 2, 4, 8, 16, 32)),
     *(f'.sdn-tap.sdn-h{h}::before,.sdn-tap.sdn-h{h}::after{{height:{h}px}}' for h in range(2, 19)), '</style>'])
 
 class Tower(widgets.VBox):
-    "A teacher's taps as buttons, 'pool5' on top. Width of a box: side of the map; height: channels; colour and heading: level."
+    """A teacher's taps as buttons, 'pool5' on top.
+    Width of a box: side of the map; height: channels; colour and heading: level."""
     picked = traitlets.Unicode()
     def __init__(self,
         taps,         # of a teacher
         face=False,   # a second tower, the student's, on the right
         picked='conv3_4',
     ):
-        self.taps, most, self.buttons, rows = taps, max(t.channels for t in taps), {}, [widgets.HTML(CSS, layout=widgets.Layout(display='none'))]   # this text is ours: no one's input gets into it
+        self.taps, most, self.buttons, rows = (
+            taps, max(t.channels for t in taps), {},
+            # this text is ours: no one's input gets into it
+            [widgets.HTML(CSS, layout=widgets.Layout(display='none'))])
         if face: rows.append(widgets.Label('teacher on the left, student on the right; between them the loss'))
         for level in LEVELS[::-1]:
             rows.append(widgets.Label(f'{level} level', layout=widgets.Layout(height='22px', margin='2px 0 0 4px')))
             for t in reversed([t for t in taps if t.level == level]):
-                b = self.buttons[t.name] = widgets.Button(tooltip=f'{t.name}: {level} level, {t.channels} channels, one value for {t.stride} x {t.stride} pixels', layout=widgets.Layout(width='420px' if face else '220px', height='23px'))
-                for c in ('tap', level, f'w{t.stride}', f'h{max(2, round(18*t.channels/most))}', *(['face'] if face else [])): b.add_class(f'sdn-{c}')
+                b = self.buttons[t.name] = widgets.Button(
+                    tooltip=f'{t.name}: {level} level, {t.channels} channels, '
+                            f'one value for {t.stride} x {t.stride} pixels',
+                    layout=widgets.Layout(width='420px' if face else '220px', height='23px'))
+                for c in ('tap', level, f'w{t.stride}', f'h{max(2, round(18*t.channels/most))}',
+                          *(['face'] if face else [])):
+                    b.add_class(f'sdn-{c}')
                 b.on_click(lambda _, name=t.name: self.set_trait('picked', name)); rows.append(b)
         super().__init__(rows, layout=widgets.Layout(flex='0 0 auto', margin='0 16px 0 0'))
         self.losses = None
@@ -204,26 +278,35 @@ class Tower(widgets.VBox):
     def shade(self, losses):
         "Write each tap's loss on its button, and make the button the darker the larger it is."
         self.losses, most = losses, max(losses.values())
-        for name, b in self.buttons.items(): self._label(name); b.style.button_color, b.style.text_color = shade_of(losses[name], most), 'black'
+        for name, b in self.buttons.items():
+            self._label(name)
+            b.style.button_color, b.style.text_color = shade_of(losses[name], most), 'black'
     def draw(self, still, x=.3, y=.35):
         "The same on a `Still`, 6.1 inches high; 2.6 wide, or 5.2 with both towers."
         most = max(t.channels for t in self.taps); face = 'sdn-face' in self.buttons['image']._dom_classes
         for level in LEVELS[::-1]:
             group = [t for t in self.taps if t.level == level]
             h = .255*len(group)
-            still.say(x - .15, y + h/2, f'{level} level', rotation=90, ha='center'); still.rectangle(x - .02, y + .03, .04, h - .06, fc=COLORS[level])
+            still.say(x - .15, y + h/2, f'{level} level', rotation=90, ha='center')
+            still.rectangle(x - .02, y + .03, .04, h - .06, fc=COLORS[level])
             for k, t in enumerate(reversed(group)):
                 mid, here = y + .255*(k + .5), t.name == self.picked
-                if face: still.rectangle(x + 1.4, mid - .1275, 1.75, .255, fc=shade_of(self.losses[t.name], max(self.losses.values())))
+                if face:
+                    still.rectangle(x + 1.4, mid - .1275, 1.75, .255,
+                                    fc=shade_of(self.losses[t.name], max(self.losses.values())))
                 if here: still.rectangle(x + .06, mid - .125, 4.5 if face else 2.25, .25, ec='#111', lw=1.8)
                 for side in (0, 1)[:1 + face]:
                     w, b = 1.2/t.stride, max(.02, .2*t.channels/most)
                     still.rectangle(x + .72 + 3.13*side - w/2, mid - b/2, w, b, fc=COLORS[level])
                 still.say(x + 1.45, mid, ('▶ ' if here else '') + t.name, weight='bold' if here else 'normal')
-                if face: still.say(x + 3.1, mid, f'{self.losses[t.name]:.2f}', ha='right', weight='bold' if here else 'normal')
+                if face:
+                    still.say(x + 3.1, mid, f'{self.losses[t.name]:.2f}', ha='right',
+                              weight='bold' if here else 'normal')
             y += h + .12
 
-def shade_of(loss, most): "White for no loss, the darker a grey the nearer it is to `most`; black is legible on all of them."; return '#' + ''.join(f'{round(255*c):02x}' for c in colormaps['Greys'](.5*loss/(most or 1))[:3])
+def shade_of(loss, most):
+    "White for no loss, the darker a grey the nearer it is to `most`; black is legible on all of them."
+    return '#' + ''.join(f'{round(255*c):02x}' for c in colormaps['Greys'](.5*loss/(most or 1))[:3])
 
 # %% ../nbs/08_widgets.ipynb #w000000e
 class TeacherExplorer(Panel):
@@ -236,47 +319,70 @@ class TeacherExplorer(Panel):
         captions=None, # one text a picture
     ):
         self.teacher, self.images = teacher, some_pictures(images)
-        self.which = labelled(widgets.Dropdown, 'picture', 'The picture that the teacher looks at', options=choices(captions, len(images)))
-        self.channel = labelled(widgets.ToggleButtons, 'channel', 'One of the strongest channels of this tap', style=dict(description_width='initial', button_width='5em'))
+        self.which = labelled(widgets.Dropdown, 'picture', 'The picture that the teacher looks at',
+                              options=choices(captions, len(images)))
+        self.channel = labelled(widgets.ToggleButtons, 'channel', 'One of the strongest channels of this tap',
+                                style=dict(description_width='initial', button_width='5em'))
         # How strongly each picture excites each channel: the mean size of its answers; behind a ReLU that is their mean
-        seen = [{t: x.abs().mean((2, 3)) for t, x in teacher(images[k:k+64]).items()} for k in range(0, len(images), 64)]
+        seen = [{t: x.abs().mean((2, 3)) for t, x in teacher(images[k:k+64]).items()}
+                for k in range(0, len(images), 64)]
         self.means = {t: torch.cat([s[t] for s in seen]) for t in seen[0]}
         self.tower = Tower(teacher.taps)
         self.look(); self.strongest()
-        self.which.observe(self.look, 'value'); self.which.observe(self.strongest, 'value'); self.tower.observe(self.strongest, 'picked'); self.channel.observe(self.redraw, 'value')
+        self.which.observe(self.look, 'value'); self.which.observe(self.strongest, 'value')
+        self.tower.observe(self.strongest, 'picked'); self.channel.observe(self.redraw, 'value')
         super().__init__([self.which, self.channel], [self.tower])
 
     @torch.no_grad()
-    def look(self, *_): i = self.which.value; self.taps = {t: x[0].abs() for t, x in self.teacher(self.images[i:i+1]).items()}
+    def look(self, *_):
+        i = self.which.value
+        self.taps = {t: x[0].abs() for t, x in self.teacher(self.images[i:i+1]).items()}
     def strongest(self, *_):
         "Offer the tap's strongest channels, and show the first."
         best = self.means[self.tower.picked][self.which.value]; best = best.topk(min(8, len(best))).indices.tolist()
-        with self.at_once(): self.channel.tooltips, self.channel.options = [f'Show channel {c}' for c in best], [(str(c), c) for c in best]; self.channel.index = 0
+        with self.at_once():
+            self.channel.tooltips, self.channel.options = (
+                [f'Show channel {c}' for c in best], [(str(c), c) for c in best])
+            self.channel.index = 0
 
     def draw(self, full):
         tap = next(t for t in self.teacher.taps if t.name == self.tower.picked)
         x, i, c, left = self.taps[tap.name], self.which.value, self.channel.value, 2.95 if full else .05
         still = Still(8.45 + left, 6.35)
         if full: self.tower.draw(still)
-        still.say(left, .22, f'{tap.name}: {tap.level} level, {len(x)} channels of {x.shape[1]} × {x.shape[2]}', 'x-large', weight='bold')
+        still.say(left, .22, f'{tap.name}: {tap.level} level, {len(x)} channels of {x.shape[1]} × {x.shape[2]}',
+                  'x-large', weight='bold')
         still.say(left, .58, 'Its strongest channels for this picture (number above, mean below)')
         m, most = x[c].cpu().numpy(), x.max().item()          # one brightness means one number in the whole tap
         for k, (_, v) in enumerate(self.channel.options):
-            still.image(left + 1.05*k, .98, .92, heat(x[v].cpu().numpy(), most), f'▶ {v}' if v == c else str(v), f'{self.means[tap.name][i, v]:.3g}', **picked_frame(v == c))
+            still.image(left + 1.05*k, .98, .92, heat(x[v].cpu().numpy(), most), f'▶ {v}' if v == c else str(v),
+                        f'{self.means[tap.name][i, v]:.3g}', **picked_frame(v == c))
         # The picture goes dark where the channel is quiet, and glows where it answers
-        real = self.images[i]; big = F.interpolate(x[c][None, None], size=real.shape[1:], mode='nearest')[0, 0].cpu().numpy(); v = np.clip(big/(most or 1), 0, 1)[..., None]
-        still.image(left, 2.72, 2.9, (1 - v)*.45*picture(real.mean(0, keepdim=True).expand(3, -1, -1)) + v*heat(big, most), f'Channel {c} over the picture')
+        real = self.images[i]
+        big = F.interpolate(x[c][None, None], size=real.shape[1:], mode='nearest')[0, 0].cpu().numpy()
+        v = np.clip(big/(most or 1), 0, 1)[..., None]
+        still.image(left, 2.72, 2.9,
+                    (1 - v)*.45*picture(real.mean(0, keepdim=True).expand(3, -1, -1)) + v*heat(big, most),
+                    f'Channel {c} over the picture')
         still.bar(left, 5.75, 2.9, most, 'answer')
         still.image(left + 3.3, 2.72, 1.35, picture(real), plain(self.which.label, 34))
-        for k, line in enumerate((f'mean {m.mean():.3g}', f'largest {m.max():.3g}', f'zeros {(m == 0).mean():.0%}')): still.say(left + 4.95, 2.95 + .34*k, line, 'large')
+        for k, line in enumerate((f'mean {m.mean():.3g}', f'largest {m.max():.3g}', f'zeros {(m == 0).mean():.0%}')):
+            still.say(left + 4.95, 2.95 + .34*k, line, 'large')
         still.say(left + 3.3, 4.42, f'Of {len(self.images)} pictures, these excite channel {c} most (mean)')
-        for k, j in enumerate(self.means[tap.name][:, c].topk(min(4, len(self.images))).indices.tolist()): still.image(left + 3.3 + 1.25*k, 4.62, 1.13, picture(self.images[j]), below=f'{self.means[tap.name][j, c]:.3g}')
+        for k, j in enumerate(self.means[tap.name][:, c].topk(min(4, len(self.images))).indices.tolist()):
+            still.image(left + 3.3 + 1.25*k, 4.62, 1.13, picture(self.images[j]),
+                        below=f'{self.means[tap.name][j, c]:.3g}')
         return still
 
     def describe(self):
         tap, c = self.tower.picked, self.channel.value; x = self.taps[tap][c]
-        return (f"What the teacher sees at {tap} in {self.which.label}. Strongest channels: {', '.join(name for name, _ in self.channel.options)}. Channel {c}, here large over the picture: mean {x.mean():.3g}, largest {x.max():.3g}, zeros {(x == 0).float().mean():.0%}. "
-                f"Excited most by {', '.join(self.which.options[j][0] for j in self.means[tap][:, c].topk(min(4, len(self.images))).indices.tolist())}.")
+        return (f"What the teacher sees at {tap} in {self.which.label}. "
+                f"Strongest channels: {', '.join(name for name, _ in self.channel.options)}. "
+                f"Channel {c}, here large over the picture: mean {x.mean():.3g}, largest {x.max():.3g}, "
+                f"zeros {(x == 0).float().mean():.0%}. "
+                f"""Excited most by {', '.join(
+                    self.which.options[j][0]
+                    for j in self.means[tap][:, c].topk(min(4, len(self.images))).indices.tolist())}.""")
 
 # %% ../nbs/08_widgets.ipynb #w0000014
 class SymmetryViewer(Panel):
@@ -291,14 +397,22 @@ class SymmetryViewer(Panel):
         captions=None, # one text a picture
     ):
         some_pictures(images)
-        if len(z) != len(images): raise ValueError(f'z holds {len(z)} text vectors for {len(images)} pictures: give one a picture')
-        if images.shape[2] != student.size: raise ValueError(f'images are {images.shape[2]} px and the student draws {student.size} px: load them with size={student.size}')
-        if teacher.taps != student.mirrors: raise ValueError('student mirrors another teacher: use the teacher that it was made from')
+        if len(z) != len(images):
+            raise ValueError(f'z holds {len(z)} text vectors for {len(images)} pictures: give one a picture')
+        if images.shape[2] != student.size:
+            raise ValueError(f'images are {images.shape[2]} px and the student draws {student.size} px: '
+                             f'load them with size={student.size}')
+        if teacher.taps != student.mirrors:
+            raise ValueError('student mirrors another teacher: use the teacher that it was made from')
         self.teacher, self.student, self.images, self.z = teacher, student, images, z
         self.loss = LevelLoss(teacher).calibrate([teacher(images[:64])])
-        self.which = labelled(widgets.Dropdown, 'picture', 'The picture, and the caption that the student draws', options=choices(captions, len(images)))
-        self.stage = labelled(widgets.ToggleButtons, 'compare', 'What is compared with the teacher', options=[("the student's own taps (Stage-I)", 1), ("the teacher's taps of the drawing (Stage-II)", 2)],
-                              tooltips=['What Stage-I makes equal', 'What Stage-II makes equal'], style=dict(description_width='initial', button_width='27em'))
+        self.which = labelled(widgets.Dropdown, 'picture', 'The picture, and the caption that the student draws',
+                              options=choices(captions, len(images)))
+        self.stage = labelled(
+            widgets.ToggleButtons, 'compare', 'What is compared with the teacher',
+            options=[("the student's own taps (Stage-I)", 1), ("the teacher's taps of the drawing (Stage-II)", 2)],
+            tooltips=['What Stage-I makes equal', 'What Stage-II makes equal'],
+            style=dict(description_width='initial', button_width='27em'))
         self.tower = Tower(teacher.taps, face=True)
         self.look()
         for w in (self.which, self.stage): w.observe(self.look, 'value')
@@ -316,26 +430,38 @@ class SymmetryViewer(Panel):
     def draw(self, full):
         name, left = self.tower.picked, 5.55 if full else .05
         still = Still(7.7 + left, 6.45)
-        if full: self.tower.draw(still); still.say(.95, .17, 'teacher', 'large', ha='center'); still.say(4.15, .17, 'student', 'large', ha='center'); still.say(3.4, .17, 'loss', ha='right')
-        a, b, k = self.real[name][0], self.other[name][0], list(self.loss.taps).index(name); level = self.loss.taps[name]
+        if full:
+            self.tower.draw(still); still.say(.95, .17, 'teacher', 'large', ha='center')
+            still.say(4.15, .17, 'student', 'large', ha='center'); still.say(3.4, .17, 'loss', ha='right')
+        a, b, k = self.real[name][0], self.other[name][0], list(self.loss.taps).index(name)
+        level = self.loss.taps[name]
         still.say(left, .22, f'{name}: loss {self.report.taps[name]:.2f}', 'x-large', weight='bold')
-        still.say(left, .58, f'A loss of 1 is as much as the teacher answers there on average. {level.capitalize()} level: {self.report.levels[level]:.2f}, all: {self.report.total:.2f}')
+        still.say(left, .58, 'A loss of 1 is as much as the teacher answers there on average. '
+                  f'{level.capitalize()} level: {self.report.levels[level]:.2f}, all: {self.report.total:.2f}')
         maps, most = (tap_map(a), tap_map(b)), max(tap_map(a).max(), tap_map(b).max())
         colour = lambda x, m: picture(x) if name == 'image' else heat(m, most)
         gap = tap_map((b - a).abs()/self.loss.magnitudes[k])                       # its mean is the loss
-        still.image(left, 1.1, 2.4, colour(a, maps[0]), 'Teacher', size='large'); still.image(left + 2.6, 1.1, 2.4, colour(b, maps[1]), 'Student' if self.stage.value == 1 else 'Teacher, of the drawing', size='large')
+        still.image(left, 1.1, 2.4, colour(a, maps[0]), 'Teacher', size='large')
+        still.image(left + 2.6, 1.1, 2.4, colour(b, maps[1]),
+                    'Student' if self.stage.value == 1 else 'Teacher, of the drawing', size='large')
         if name != 'image': still.bar(left, 3.62, 5, most, 'mean over the channels')
-        still.image(left + 5.2, 1.1, 2.4, heat(gap, gap.max()), 'Difference', size='large'); still.bar(left + 5.2, 3.62, 2.4, gap.max(), f'mean {gap.mean():.2f}')
-        still.image(left, 4.5, 1.6, picture(self.images[self.which.value]), 'The picture'); still.image(left + 2.6, 4.5, 1.6, picture(self.drawn['image'][0]), 'What the student draws')
+        still.image(left + 5.2, 1.1, 2.4, heat(gap, gap.max()), 'Difference', size='large')
+        still.bar(left + 5.2, 3.62, 2.4, gap.max(), f'mean {gap.mean():.2f}')
+        still.image(left, 4.5, 1.6, picture(self.images[self.which.value]), 'The picture')
+        still.image(left + 2.6, 4.5, 1.6, picture(self.drawn['image'][0]), 'What the student draws')
         still.say(left, 6.27, plain(self.which.label))
         return still
 
     def describe(self):
         tap, level = self.tower.picked, self.loss.taps[self.tower.picked]
-        return f"Teacher, student and their difference at {tap}, for {self.which.label}: loss {self.report.taps[tap]:.2f}; {level} level {self.report.levels[level]:.2f}, all {self.report.total:.2f}. Below: the picture, and what the student draws."
+        return (f"Teacher, student and their difference at {tap}, for {self.which.label}: "
+                f"loss {self.report.taps[tap]:.2f}; {level} level {self.report.levels[level]:.2f}, "
+                f"all {self.report.total:.2f}. Below: the picture, and what the student draws.")
 
 # %% ../nbs/08_widgets.ipynb #w000001a
-def stacked(groups, size=8): "The captions of which a run draws snapshots: of each group of pictures `size`, evenly spread."; return [ds.captions(k*len(ds)//size)[0] for ds in groups for k in range(size)]
+def stacked(groups, size=8):
+    "The captions of which a run draws snapshots: of each group of pictures `size`, evenly spread."
+    return [ds.captions(k*len(ds)//size)[0] for ds in groups for k in range(size)]
 
 def snapshot_captions(run):
     "The captions of a run's snapshots, in the order of its pictures; none if its data is no longer there."
@@ -350,7 +476,8 @@ def snapshot_pictures(file, size):
         with Image.open(file) as f: grid = np.asarray(f.convert('RGB'))/255
     except Exception as e: raise ValueError(f'{file} is damaged ({reason(e)}): remove it') from None
     if grid.shape[0] < size + 4: return [grid]                       # a single picture has no border
-    return [grid[y:y+size, x:x+size] for y in range(2, grid.shape[0] - size, size + 2) for x in range(2, grid.shape[1] - size, size + 2)]
+    return [grid[y:y+size, x:x+size] for y in range(2, grid.shape[0] - size, size + 2)
+            for x in range(2, grid.shape[1] - size, size + 2)]
 
 def in_lines(text, width, lines=2):
     "`text` in at most `lines` lines of `width` characters."
@@ -359,19 +486,25 @@ def in_lines(text, width, lines=2):
 
 # %% ../nbs/08_widgets.ipynb #w000001c
 class LossBoard(Panel):
-    "How is the training going? `distill(config, watch=board, callback=board.drawn)`, or `board.train(config)`, which leaves the page free for the Stop button."
+    """How is the training going? `distill(config, watch=board, callback=board.drawn)`,
+    or `board.train(config)`, which leaves the page free for the Stop button."""
     question = 'How is the training going?'
     def __init__(self,
         seconds=1., # least time between two drawings
     ):
         self.seconds, self.thread = seconds, None; self.forget()
-        self.stop = labelled(widgets.Button, 'Stop', 'End the training after the step that is running; it can be resumed', icon='stop', button_style='danger', style={})
-        self.bar = labelled(widgets.IntProgress, 'steps', 'Steps done, of both stages', layout=widgets.Layout(width='320px'))
+        self.stop = labelled(
+            widgets.Button, 'Stop', 'End the training after the step that is running; it can be resumed',
+            icon='stop', button_style='danger', style={})
+        self.bar = labelled(widgets.IntProgress, 'steps', 'Steps done, of both stages',
+                            layout=widgets.Layout(width='320px'))
         self.status = widgets.Label('Nothing is being trained yet.')
         self.stop.on_click(self.press)
         super().__init__([widgets.HBox([self.stop, self.bar, self.status])])
 
-    def forget(self): self.columns, self.run, self.snapshot, self.captions, self.steps, self.stopping, self.next, self.began = {c: [] for c in ('step', 'stage', 'total', *LEVELS)}, None, None, [], [0, 0], False, 0, None
+    def forget(self):
+        self.columns, self.run, self.snapshot, self.captions, self.steps, self.stopping, self.next, self.began = (
+            {c: [] for c in ('step', 'stage', 'total', *LEVELS)}, None, None, [], [0, 0], False, 0, None)
     def press(self, *_): self.stopping = True; self.status.value = 'Stopping after this step …'
 
     def __call__(self, run, news)->bool:
@@ -387,14 +520,22 @@ class LossBoard(Panel):
         if self.began is None or self.began[0] != news['stage']: self.began = news['stage'], step, now
         if now >= self.next or self.stopping: self.tell(step, news, now)
         stop, self.stopping = self.stopping, False
-        if stop: self.began = None; self.status.value = f"Stopped in {STAGES[news['stage']]} at step {step}. Nothing is lost: train with resume=True to go on."
+        if stop:
+            self.began = None
+            self.status.value = (f"Stopped in {STAGES[news['stage']]} at step {step}. "
+                                 "Nothing is lost: train with resume=True to go on.")
         return stop
 
     def tell(self, step, news, now):
         "Write where the training is, and draw."
-        _, first, then = self.began; left = (sum(self.steps) - step)*(now - then)/(step - first) if step > first else None
+        _, first, then = self.began
+        left = (sum(self.steps) - step)*(now - then)/(step - first) if step > first else None
         self.bar.max, self.bar.value = sum(self.steps), step
-        self.status.value = f"{STAGES[news['stage']]}, step {step} of {sum(self.steps)}, {news['images_per_second']:.0f} pictures a second" + ('' if left is None else f', about {max(0, math.ceil(left))} s left' if left < 90 else f', about {left/60:.0f} min left')
+        self.status.value = (
+            f"{STAGES[news['stage']]}, step {step} of {sum(self.steps)}, "
+            f"{news['images_per_second']:.0f} pictures a second"
+            + ('' if left is None else f', about {max(0, math.ceil(left))} s left' if left < 90
+               else f', about {left/60:.0f} min left'))
         self.redraw(); took = time.monotonic() - now
         self.next = now + max(self.seconds, 15*took)                        # never more than a fifteenth of the time
 
@@ -409,7 +550,9 @@ class LossBoard(Panel):
 
     def train(self, config, **more):
         "Train in the background. Returns the thread; raises `ValueError` while another training runs."
-        if self.thread and self.thread.is_alive(): raise ValueError('this board shows a training that is still running: press Stop first, or use another LossBoard')
+        if self.thread and self.thread.is_alive():
+            raise ValueError('this board shows a training that is still running: '
+                             'press Stop first, or use another LossBoard')
         self.forget(); self.status.value = 'Getting ready …'
         def go():
             try:
@@ -427,12 +570,16 @@ class LossBoard(Panel):
         if len(log['step']) < 2: still.say(5.15, 1.8, 'The curves appear after twenty steps.', 'large', ha='center')
         else:
             def curves(ax):
-                for s in (1, 2): ax.plot(*zip(*[(t, v) for t, v, st in zip(log['step'], log['total'], log['stage']) if st == s] or [(np.nan, np.nan)]), color='#111', lw=2.4, label='total' if s == 1 else None)
+                for s in (1, 2):
+                    ax.plot(*zip(*[(t, v) for t, v, st in zip(log['step'], log['total'], log['stage']) if st == s]
+                                 or [(np.nan, np.nan)]),
+                            color='#111', lw=2.4, label='total' if s == 1 else None)
                 plot_log(log, ax, smooth=1)
                 for line in ax.get_lines():                                    # told apart by more than colour
                     for c, style in zip(COLORS.values(), ('-', '--', ':')):
                         if line.get_color() == c: line.set(linestyle=style, linewidth=2.2)
-                ax.set_xlim(0, max(sum(self.steps), log['step'][-1])); ax.legend(title='loss', loc='center left', bbox_to_anchor=(1, .5), frameon=False)
+                ax.set_xlim(0, max(sum(self.steps), log['step'][-1]))
+                ax.legend(title='loss', loc='center left', bbox_to_anchor=(1, .5), frameon=False)
             still.plot(.75, .5, 8, 2.75, curves)
         if self.snapshot:
             stage, step, pics = self.snapshot
@@ -440,14 +587,18 @@ class LossBoard(Panel):
                 x, y = .1 + 1.27*(k % 8), 4.15 + 1.38*(k//8)
                 still.image(x, y, .92, p)
                 if self.captions: still.say(x, y + .97, in_lines(self.captions[k], 15), 'small', va='top')
-            still.say(.1, 3.98, f'Drawn at step {step:.0f}, in {STAGES[stage]}' + (': above captions seen in training, below captions never seen' if len(pics) > 8 else ''))
+            still.say(.1, 3.98, f'Drawn at step {step:.0f}, in {STAGES[stage]}' + (
+                ': above captions seen in training, below captions never seen' if len(pics) > 8 else ''))
         return still
 
     def describe(self):
         log = self.columns
         if not log['step']: return 'No curves yet.'
-        return (f"Loss curves of {STAGES[log['stage'][-1]]} up to step {log['step'][-1]:.0f}: " + ', '.join(f"{c} from {next(v for v, s in zip(log[c], log['stage']) if s == log['stage'][-1]):.3g} to {log[c][-1]:.3g}" for c in ('total', *LEVELS)) + '.'
-                + (f" Below, drawn at step {self.snapshot[1]}: {'; '.join(self.captions[:16])}." if self.snapshot else ''))
+        return (f"Loss curves of {STAGES[log['stage'][-1]]} up to step {log['step'][-1]:.0f}: "
+                + ', '.join(f"{c} from {next(v for v, s in zip(log[c], log['stage']) if s == log['stage'][-1]):.3g} "
+                            f"to {log[c][-1]:.3g}" for c in ('total', *LEVELS)) + '.'
+                + (f" Below, drawn at step {self.snapshot[1]}: {'; '.join(self.captions[:16])}."
+                   if self.snapshot else ''))
 
 # %% ../nbs/08_widgets.ipynb #w0000023
 class Timeline(Panel):
@@ -456,19 +607,26 @@ class Timeline(Panel):
     def __init__(self,
         run, # a `Run`, or its folder
     ):
-        self.run = Run(run.folder.resolve() if isinstance(run, Run) else Path(run).resolve())   # the folder may be changed later
+        # the folder may be changed later
+        self.run = Run(run.folder.resolve() if isinstance(run, Run) else Path(run).resolve())
         self.files = sorted((self.run.folder/'samples').glob('step_*.png'))
         if not self.files: raise ValueError(f'{self.run.folder} has no snapshots: train with snapshots=8, or more')
-        log = self.run.log(); self.steps, stage_of = [int(f.stem[5:]) for f in self.files], dict(zip(log['step'], log['stage']))
+        log = self.run.log()
+        self.steps, stage_of = [int(f.stem[5:]) for f in self.files], dict(zip(log['step'], log['stage']))
         self.stages = [int(stage_of.get(s, 1)) for s in self.steps]
-        self.border, self.end = max((s for s, st in stage_of.items() if st == 1), default=0), max([*self.steps, *stage_of])
+        self.border, self.end = (
+            max((s for s, st in stage_of.items() if st == 1), default=0), max([*self.steps, *stage_of]))
         self.read = lru_cache(64)(lambda k: snapshot_pictures(self.files[k], self.run.config.size))
         n, self.captions = len(self.read(0)), snapshot_captions(self.run)
         if len(self.captions) != n: self.captions = [f'picture {k}' for k in range(n)]
-        self.at = labelled(widgets.IntSlider, 'snapshot', 'Which snapshot of the run is shown', min=0, max=len(self.files) - 1)
-        self.play = labelled(widgets.Play, 'play', 'Show one snapshot after the other', min=0, max=len(self.files) - 1, interval=600, style={})
-        self.chosen = labelled(widgets.SelectMultiple, 'captions', 'Up to eight captions to watch; hold Ctrl to choose several', options=[(plain(c), k) for k, c in enumerate(self.captions)],
-                               value=tuple([*range(min(4, n)), *range(8, 12)] if n > 8 else range(min(8, n))), rows=min(n, 16))
+        self.at = labelled(widgets.IntSlider, 'snapshot', 'Which snapshot of the run is shown',
+                           min=0, max=len(self.files) - 1)
+        self.play = labelled(widgets.Play, 'play', 'Show one snapshot after the other',
+                             min=0, max=len(self.files) - 1, interval=600, style={})
+        self.chosen = labelled(
+            widgets.SelectMultiple, 'captions', 'Up to eight captions to watch; hold Ctrl to choose several',
+            options=[(plain(c), k) for k, c in enumerate(self.captions)],
+            value=tuple([*range(min(4, n)), *range(8, 12)] if n > 8 else range(min(8, n))), rows=min(n, 16))
         self.link = widgets.link((self.play, 'value'), (self.at, 'value'))
         for w in (self.at, self.chosen): w.observe(self.redraw, 'value')
         super().__init__([widgets.HBox([self.play, self.at])], [self.chosen])
@@ -476,55 +634,77 @@ class Timeline(Panel):
     def draw(self, full):
         k, chosen = self.at.value, self.chosen.value[:8]; rows = max(1, -(-len(chosen)//4))
         still = Still(8.6, 1.55 + 2.5*rows); place = lambda s: .2 + 8.2*s/self.end
-        still.say(.1, .22, f'{STAGES[self.stages[k]]}, step {self.steps[k]} of {self.end:.0f}', 'x-large', weight='bold')
+        still.say(.1, .22, f'{STAGES[self.stages[k]]}, step {self.steps[k]} of {self.end:.0f}',
+                  'x-large', weight='bold')
         for a, b, name, c in ((0, self.border, 'Stage-I', '#cfd8dc'), (self.border, self.end, 'Stage-II', '#90a4ae')):
-            if b > a: still.rectangle(place(a), .62, place(b) - place(a), .3, fc=c, ec='#111', lw=.8); still.say((place(a) + place(b))/2, .77, name, ha='center')
+            if b > a:
+                still.rectangle(place(a), .62, place(b) - place(a), .3, fc=c, ec='#111', lw=.8)
+                still.say((place(a) + place(b))/2, .77, name, ha='center')
         for s in self.steps: still.rectangle(place(s) - .005, .92, .01, .07, fc='#111')
         still.say(place(self.steps[k]), 1.08, '▲', ha='center')
-        for n, c in enumerate(chosen): still.image(.1 + 2.15*(n % 4), 1.45 + 2.5*(n//4), 1.95, self.read(k)[c]); still.say(.1 + 2.15*(n % 4), 3.45 + 2.5*(n//4), in_lines(self.captions[c], 26), va='top')
+        for n, c in enumerate(chosen):
+            still.image(.1 + 2.15*(n % 4), 1.45 + 2.5*(n//4), 1.95, self.read(k)[c])
+            still.say(.1 + 2.15*(n % 4), 3.45 + 2.5*(n//4), in_lines(self.captions[c], 26), va='top')
         if not chosen: still.say(.1, 2, 'Choose a caption.', 'large')
         return still
 
-    def describe(self): return f"Drawn at step {self.steps[self.at.value]} of {self.end:.0f}, in {STAGES[self.stages[self.at.value]]}: {'; '.join(self.captions[c] for c in self.chosen.value[:8]) or 'nothing is chosen'}."
+    def describe(self):
+        return (f"Drawn at step {self.steps[self.at.value]} of {self.end:.0f}, "
+                f"in {STAGES[self.stages[self.at.value]]}: "
+                f"{'; '.join(self.captions[c] for c in self.chosen.value[:8]) or 'nothing is chosen'}.")
 
 # %% ../nbs/08_widgets.ipynb #w0000029
 def read_ablation(folder):
     "`ablation.json` of `folder`, with the pictures read. Raises `FileNotFoundError` or `ValueError` naming the file."
     file = Path(folder)/'ablation.json'
-    if not file.is_file(): raise FileNotFoundError(f'{file} is missing: LevelMixer needs a folder with ablation.json and its strips of pictures')
+    if not file.is_file():
+        raise FileNotFoundError(f'{file} is missing: '
+                                'LevelMixer needs a folder with ablation.json and its strips of pictures')
     try:
         data = json.loads(file.read_text(encoding='utf-8'))
-        rows = [dict(r, levels=frozenset(r['levels']), stages=frozenset(r['stages']), r1=dict(r.get('r1_of_100') or {})) for r in data['rows']]
+        rows = [dict(r, levels=frozenset(r['levels']), stages=frozenset(r['stages']), r1=dict(r.get('r1_of_100') or {}))
+                for r in data['rows']]
         captions, names = list(map(str, data['captions'])), [data['real'], *(r['file'] for r in rows)]
         if not rows or not captions: raise ValueError('no rows or no captions')
-    except Exception as e: raise ValueError(f'{file} is damaged ({reason(e)}): it needs captions, rows of levels, stages and file, and real') from None
+    except Exception as e:
+        raise ValueError(f'{file} is damaged ({reason(e)}): '
+                         'it needs captions, rows of levels, stages and file, and real') from None
     def strip(name):
-        path = Path(folder)/Path(name).name                                          # a file of this folder and no other
+        path = Path(folder)/Path(name).name   # a file of this folder and no other
         try:
             with Image.open(path) as f: x = np.asarray(f.convert('RGB'))/255
-        except Exception as e: raise ValueError(f'{path} cannot be read ({reason(e)}): put the strip of pictures there that {file.name} names') from None
-        if x.shape[1] != len(captions)*x.shape[0]: raise ValueError(f'{path} has {x.shape[1]} x {x.shape[0]} pixels: use one square picture for each of the {len(captions)} captions, side by side')
+        except Exception as e:
+            raise ValueError(f'{path} cannot be read ({reason(e)}): '
+                             f'put the strip of pictures there that {file.name} names') from None
+        if x.shape[1] != len(captions)*x.shape[0]:
+            raise ValueError(f'{path} has {x.shape[1]} x {x.shape[0]} pixels: '
+                             f'use one square picture for each of the {len(captions)} captions, side by side')
         return np.split(x, len(captions), 1)
     for r in rows: r['pictures'] = strip(r['file'])
     return captions, rows, strip(names[0])
 
 def in_words(levels, stages):
     "'low + mid, Stage-I' for a choice of levels and stages."
-    return f"{'all levels' if len(levels) == 3 else ' + '.join(l for l in LEVELS if l in levels) or 'no level'}, {'both stages' if len(stages) == 2 else STAGES[min(stages)] if stages else 'no stage'}"
+    return (f"{'all levels' if len(levels) == 3 else ' + '.join(l for l in LEVELS if l in levels) or 'no level'}, "
+            f"{'both stages' if len(stages) == 2 else STAGES[min(stages)] if stages else 'no stage'}")
 
 class LevelMixer(Panel):
-    "What does each level teach? `results`: a folder with `ablation.json` and strips of pictures. Raises `FileNotFoundError` or `ValueError`."
+    """What does each level teach? `results`: a folder with `ablation.json` and strips of pictures.
+    Raises `FileNotFoundError` or `ValueError`."""
     question = 'What does each level teach?'
     def __init__(self, results=ASSETS/'ablation'):
         self.captions, self.rows, self.real = read_ablation(results)
-        tick = lambda name, tip: labelled(widgets.Checkbox, name, tip, value=True, indent=False, layout=widgets.Layout(width='8em'))
+        tick = lambda name, tip: labelled(widgets.Checkbox, name, tip, value=True, indent=False,
+                                          layout=widgets.Layout(width='8em'))
         self.levels = {l: tick(l, f'The {l} taps count in the loss') for l in LEVELS}
         self.stages = {s: tick(name, f'{name} is trained') for s, name in STAGES.items()}
         for w in (*self.levels.values(), *self.stages.values()): w.observe(self.redraw, 'value')
         super().__init__([widgets.HBox([*self.levels.values(), *self.stages.values()])])
 
     @property
-    def ticked(self): return frozenset(l for l, w in self.levels.items() if w.value), frozenset(s for s, w in self.stages.items() if w.value)
+    def ticked(self):
+        return (frozenset(l for l, w in self.levels.items() if w.value),
+                frozenset(s for s, w in self.stages.items() if w.value))
     def row(self)->tuple:
         "The row of the ticked levels and stages, or the nearest; and whether it is exactly that."
         levels, stages = self.ticked
@@ -532,58 +712,83 @@ class LevelMixer(Panel):
         return best, (best['levels'], best['stages']) == (levels, stages)
 
     def draw(self, full):
-        (row, exact), n = self.row(), len(self.captions); cell = min(1.3, 9.9/n); wide, high = max(9.9, cell*n), .33*len(self.rows)
+        (row, exact), n = self.row(), len(self.captions)
+        cell = min(1.3, 9.9/n); wide, high = max(9.9, cell*n), .33*len(self.rows)
         still = Still(wide + .2, 2*cell + high + 2.95)
-        name = in_words(row['levels'], row['stages']); share = lambda r, s: f'{r["r1"][s]:.0%}' if isinstance(r['r1'].get(s), (int, float)) else 'not measured'
-        still.say(.1, .25, ('Trained with ' if exact else 'Not trained: ') + in_words(*self.ticked), 'x-large', weight='bold')
-        found = f"Right picture found among 100: {share(row, 'train')} for captions seen in training, {share(row, 'unseen')} for others." + (f" Training took {row['seconds']:.0f} s." if 'seconds' in row else '')
-        if not exact: found = ('Tick at least one level and one stage. ' if not all(self.ticked) else '') + f'The nearest that was trained: {name}. Its pictures:'
+        name = in_words(row['levels'], row['stages'])
+        share = lambda r, s: f'{r["r1"][s]:.0%}' if isinstance(r['r1'].get(s), (int, float)) else 'not measured'
+        still.say(.1, .25, ('Trained with ' if exact else 'Not trained: ') + in_words(*self.ticked),
+                  'x-large', weight='bold')
+        found = (f"Right picture found among 100: {share(row, 'train')} for captions seen in training, "
+                 f"{share(row, 'unseen')} for others."
+                 + (f" Training took {row['seconds']:.0f} s." if 'seconds' in row else ''))
+        if not exact:
+            found = (('Tick at least one level and one stage. ' if not all(self.ticked) else '')
+                     + f'The nearest that was trained: {name}. Its pictures:')
         still.say(.1, .62, found)
-        for y, title, pics in ((1.15, 'Real pictures', self.real), (1.6 + cell, f'Drawn by the student trained with {name}', row['pictures'])):
+        for y, title, pics in ((1.15, 'Real pictures', self.real),
+                               (1.6 + cell, f'Drawn by the student trained with {name}', row['pictures'])):
             still.say(.1, y - .17, title)
             for k, p in enumerate(pics): still.image(.1 + cell*k, y, cell - .08, p)
         y = 1.6 + 2*cell
-        for k, c in enumerate(self.captions): still.say(.1 + cell*k, y - .02, in_lines(c, round(12*cell)), 'small', va='top')
-        y += .75; still.say(.1, y, 'Right picture found among 100, for every student that was trained', weight='bold'); still.say(3.2, y + .32, 'captions seen in training', 'small'); still.say(6.6, y + .32, 'captions never seen', 'small')
+        for k, c in enumerate(self.captions):
+            still.say(.1 + cell*k, y - .02, in_lines(c, round(12*cell)), 'small', va='top')
+        y += .75
+        still.say(.1, y, 'Right picture found among 100, for every student that was trained', weight='bold')
+        still.say(3.2, y + .32, 'captions seen in training', 'small')
+        still.say(6.6, y + .32, 'captions never seen', 'small')
         for k, r in enumerate(self.rows):
             here, mid = r is row, y + .62 + .33*k
-            still.say(.1, mid, ('▶ ' if here else '   ') + in_words(r['levels'], r['stages']), weight='bold' if here else 'normal')
+            still.say(.1, mid, ('▶ ' if here else '   ') + in_words(r['levels'], r['stages']),
+                      weight='bold' if here else 'normal')
             for x, s in ((3.2, 'train'), (6.6, 'unseen')):
                 v = r['r1'].get(s); v = v if isinstance(v, (int, float)) else 0
-                still.rectangle(x, mid - .11, 2.5*min(max(v, 0), 1), .22, fc='#37474f' if here else '#b0bec5', ec='#111', lw=.6); still.say(x + 2.5*min(max(v, 0), 1) + .08, mid, share(r, s), weight='bold' if here else 'normal')
+                still.rectangle(x, mid - .11, 2.5*min(max(v, 0), 1), .22,
+                                fc='#37474f' if here else '#b0bec5', ec='#111', lw=.6)
+                still.say(x + 2.5*min(max(v, 0), 1) + .08, mid, share(r, s), weight='bold' if here else 'normal')
         return still
 
     def describe(self):
-        row, exact = self.row(); share = lambda s: f"{row['r1'][s]:.0%}" if isinstance(row['r1'].get(s), (int, float)) else 'not measured'
-        return (f"{'Trained with' if exact else 'Not trained:'} {in_words(*self.ticked)}. {'' if exact else 'The nearest that was trained: ' + in_words(row['levels'], row['stages']) + '. '}Right picture found among 100: {share('train')} for captions seen in training, {share('unseen')} for others. "
+        row, exact = self.row()
+        share = lambda s: f"{row['r1'][s]:.0%}" if isinstance(row['r1'].get(s), (int, float)) else 'not measured'
+        return (f"{'Trained with' if exact else 'Not trained:'} {in_words(*self.ticked)}. "
+                f"{'' if exact else 'The nearest that was trained: ' + in_words(row['levels'], row['stages']) + '. '}"
+                f"Right picture found among 100: {share('train')} for captions seen in training, "
+                f"{share('unseen')} for others. "
                 f"Real and drawn pictures of {', '.join(self.captions)}.")
 
 # %% ../nbs/08_widgets.ipynb #w000002f
 @torch.no_grad()
 def tap_axes(taps):
-    "For each tap three directions in which it varies most (PCA over its channels), as {tap: (mean, directions, least, most)}."
+    """For each tap three directions in which it varies most (PCA over its channels),
+    as {tap: (mean, directions, least, most)}."""
     def of(x):
         x = x.float().permute(0, 2, 3, 1).flatten(0, 2)[:200_000]; mean = x.mean(0)
         axes = torch.linalg.eigh(torch.cov((x - mean).T))[1][:, -3:].flip(1)
-        axes = axes*axes.sum(0).sign().where(axes.sum(0) != 0, torch.ones(3))           # a direction and its opposite are equally good: always take the same
+        # a direction and its opposite are equally good: always take the same
+        axes = axes*axes.sum(0).sign().where(axes.sum(0) != 0, torch.ones(3))
         y = ((x - mean) @ axes)[:20_000]
         return mean, axes, y.quantile(.02, 0), y.quantile(.98, 0)
     return {t: of(x) for t, x in taps.items() if t != 'image'}
 
 @torch.no_grad()
 def tap_colours(x, axes):
-    "One tap `[C, H, W]` as colours `[H, W, 3]`: red, green and blue say how far it lies in each of the three directions."
+    """One tap `[C, H, W]` as colours `[H, W, 3]`:
+    red, green and blue say how far it lies in each of the three directions."""
     mean, directions, low, high = axes
     return (((x.permute(1, 2, 0) - mean) @ directions - low)/(high - low).clamp_min(1e-6)).clamp(0, 1).cpu().numpy()
 
 class Nearest:
-    "Finds the picture of `known` that is most like a given one: the mean cosine of the teacher's pool4 and pool5, less what all pictures share."
+    """Finds the picture of `known` that is most like a given one:
+    the mean cosine of the teacher's pool4 and pool5, less what all pictures share."""
     TAPS = 'pool4', 'pool5'
     @torch.no_grad()
     def __init__(self,
         known,          # a `Captioned`
         teacher=None,   # None: the bundled one
-        file=None,      # what `save` wrote for these pictures and this teacher: spares looking at each of them. Raises `ValueError` if it is of others
+        # what `save` wrote for these pictures and this teacher: spares looking at each of them.
+        # Raises `ValueError` if it is of others
+        file=None,
     ):
         self.known, self.teacher = known, teacher or get_teacher()
         if file: return self.load(file)
@@ -592,9 +797,13 @@ class Nearest:
         self.vectors = [F.normalize(torch.cat(p) - m, dim=1) for p, m in zip(zip(*parts), self.means)]; self.axes = None
         some = torch.arange(0, len(known), -(-len(known)//500)); alike = sum(v[some] @ v.T for v in self.vectors)/2
         alike[torch.arange(len(some)), some] = -1
-        self.usual = alike.max(1).values.median().item()                                  # of a known picture and its own nearest neighbour
-    def features(self, images): taps = self.teacher(images); return [F.adaptive_avg_pool2d(taps[t], min(4, taps[t].shape[-1])).flatten(1) for t in self.TAPS]
-    def seen(self, image): "Where a picture lies on the sphere, for each tap."; return [F.normalize(f[0] - m, dim=0) for f, m in zip(self.features(image[None]), self.means)]
+        self.usual = alike.max(1).values.median().item()   # of a known picture and its own nearest neighbour
+    def features(self, images):
+        taps = self.teacher(images)
+        return [F.adaptive_avg_pool2d(taps[t], min(4, taps[t].shape[-1])).flatten(1) for t in self.TAPS]
+    def seen(self, image):
+        "Where a picture lies on the sphere, for each tap."
+        return [F.normalize(f[0] - m, dim=0) for f, m in zip(self.features(image[None]), self.means)]
     @property
     def key(self):
         "A hash of the pictures' ids and of the teacher's weights."
@@ -602,15 +811,21 @@ class Nearest:
         for v in self.teacher.state_dict().values(): of.update(v.float().numpy().tobytes())
         return of.hexdigest()
     def save(self, file, most=128):
-        "Write where the pictures lie along the `most` directions in which they differ most, in 16-bit numbers. The search is among these; how alike two pictures are is always computed in full."
+        """Write where the pictures lie along the `most` directions in which they differ most, in 16-bit numbers.
+        The search is among these; how alike two pictures are is always computed in full."""
         axes = [torch.linalg.svd(v, full_matrices=False)[2][:most].T for v in self.vectors]
         parts = dict(mean=self.means, axes=axes, vectors=[v @ a for v, a in zip(self.vectors, axes)])
-        save_file({f'{t}.{n}': x.half().contiguous() for n, xs in parts.items() for t, x in zip(self.TAPS, xs)}, file, metadata=dict(key=self.key, usual=str(self.usual)))
+        save_file({f'{t}.{n}': x.half().contiguous() for n, xs in parts.items() for t, x in zip(self.TAPS, xs)},
+                  file, metadata=dict(key=self.key, usual=str(self.usual)))
     def load(self, file):
         with safe_open(file, 'pt') as f:
             about = f.metadata() or {}
-            if about.get('key') != self.key: raise ValueError(f'{file} was made for other pictures or another teacher: leave it out, or write it again with Nearest(known, teacher).save')
-            self.means, self.axes, self.vectors = ([f.get_tensor(f'{t}.{n}').float() for t in self.TAPS] for n in ('mean', 'axes', 'vectors')); self.usual = float(about['usual'])
+            if about.get('key') != self.key:
+                raise ValueError(f'{file} was made for other pictures or another teacher: '
+                                 'leave it out, or write it again with Nearest(known, teacher).save')
+            self.means, self.axes, self.vectors = (
+                [f.get_tensor(f'{t}.{n}').float() for t in self.TAPS] for n in ('mean', 'axes', 'vectors'))
+            self.usual = float(about['usual'])
     @torch.no_grad()
     def __call__(self, image):
         "Index of the picture of `known` most like `image` `[3, H, W]`, and how alike they are: 1 is the same."
@@ -619,7 +834,8 @@ class Nearest:
         return found, (sum(q @ k for q, k in zip(mine, self.seen(self.known[found]['image'])))/2).item()
 
 class Playground(Panel):
-    "What does a caption become, and is it a copy? Raises `ValueError` for a model that reads no words, or known pictures of another size."
+    """What does a caption become, and is it a copy?
+    Raises `ValueError` for a model that reads no words, or known pictures of another size."""
     question = 'What does a caption become, and is it a copy?'
     @torch.no_grad()
     def __init__(self,
@@ -627,25 +843,38 @@ class Playground(Panel):
         known=None, # a `Captioned`: the pictures that it was trained on; or a `Nearest` of them, which is quick
         caption='a red apple',
     ):
-        if isinstance(t2i.encoder, Precomputed): raise ValueError("t2i reads ready text vectors and no words: use a model that was trained with text='char-cnn-rnn' or 'minilm'")
+        if isinstance(t2i.encoder, Precomputed):
+            raise ValueError("t2i reads ready text vectors and no words: "
+                             "use a model that was trained with text='char-cnn-rnn' or 'minilm'")
         nearest = known if isinstance(known, Nearest) else None; known = nearest.known if nearest else known
-        if known is not None and (known.size != t2i.student.size or not len(known)): raise ValueError(f'known has {len(known)} pictures of {known.size} px: give at least one of {t2i.student.size} px, as the model draws')
+        if known is not None and (known.size != t2i.student.size or not len(known)):
+            raise ValueError(f'known has {len(known)} pictures of {known.size} px: '
+                             f'give at least one of {t2i.student.size} px, as the model draws')
         self.t2i, self.nearest = t2i, nearest or (Nearest(known) if known is not None else None)
         some = [known.captions(k*len(known)//12)[0] for k in range(12)] if known is not None else None
         # Fixed directions, so that a colour means the same for every caption
-        self.axes = tap_axes(t2i.student.taps(t2i.encoder(some) if some else torch.randn(12, t2i.student.text_dim, generator=torch.Generator().manual_seed(0))))
+        self.axes = tap_axes(t2i.student.taps(
+            t2i.encoder(some) if some
+            else torch.randn(12, t2i.student.text_dim, generator=torch.Generator().manual_seed(0))))
         self.names = [t.name for t in t2i.student.mirrors[::-1]]
         wide = widgets.Layout(width='420px')
         self.caption = labelled(widgets.Text, 'caption', 'What to draw', value=caption, layout=wide)
-        self.second = labelled(widgets.Text, 'second caption', 'What to blend it with; may stay empty', placeholder='(none)', layout=wide)
-        self.between = labelled(widgets.FloatSlider, 'between', 'From the first caption (0) to the second (1)', min=0, max=1, step=.05, disabled=True)
-        self.layer = labelled(widgets.SelectionSlider, 'layer', 'The student\'s tap that is shown large', options=self.names, value='conv3_1' if 'conv3_1' in self.names else self.names[len(self.names)//2])
-        self.play = labelled(widgets.Play, 'play', 'Show one tap after the other', min=0, max=len(self.names) - 1, value=self.layer.index, interval=400, style={})
+        self.second = labelled(widgets.Text, 'second caption', 'What to blend it with; may stay empty',
+                               placeholder='(none)', layout=wide)
+        self.between = labelled(widgets.FloatSlider, 'between', 'From the first caption (0) to the second (1)',
+                                min=0, max=1, step=.05, disabled=True)
+        self.layer = labelled(
+            widgets.SelectionSlider, 'layer', 'The student\'s tap that is shown large', options=self.names,
+            value='conv3_1' if 'conv3_1' in self.names else self.names[len(self.names)//2])
+        self.play = labelled(widgets.Play, 'play', 'Show one tap after the other', min=0, max=len(self.names) - 1,
+                             value=self.layer.index, interval=400, style={})
         self.link = widgets.link((self.play, 'value'), (self.layer, 'index'))
         self.ask()
         for w in (self.caption, self.second, self.between): w.observe(self.ask, 'value')
         self.layer.observe(self.redraw, 'value')
-        super().__init__([widgets.HBox([self.caption, self.second, self.between], layout=widgets.Layout(flex_flow='row wrap')), widgets.HBox([self.play, self.layer])])
+        super().__init__([
+            widgets.HBox([self.caption, self.second, self.between], layout=widgets.Layout(flex_flow='row wrap')),
+            widgets.HBox([self.play, self.layer])])
 
     @torch.no_grad()
     def ask(self, *_):
@@ -660,21 +889,35 @@ class Playground(Panel):
 
     def draw(self, full):
         still, pick = Still(10.1, 7.05 if full else 6.6), self.layer.value
-        colours = {t: picture(self.image) if t == 'image' else tap_colours(self.taps[t], self.axes[t]) for t in self.names}
-        one = plain(self.caption.value) or '(empty)'; words = one if not self.second.value else f'{one} → {plain(self.second.value)}, {self.between.value:.0%} of the way'
+        colours = {t: picture(self.image) if t == 'image' else tap_colours(self.taps[t], self.axes[t])
+                   for t in self.names}
+        one = plain(self.caption.value) or '(empty)'
+        words = (one if not self.second.value
+                 else f'{one} → {plain(self.second.value)}, {self.between.value:.0%} of the way')
         top = .45 if full else 0
         if full: still.say(.1, .22, plain(words, 90), 'x-large', weight='bold')
-        for k, t in enumerate(self.names): still.image(.1 + .91*(k % 11), top + .35 + 1.13*(k//11), .8, colours[t], ('▶' if t == pick else '') + t, **(picked_frame(t == pick) if t != 'image' or t == pick else {}), size='small')
+        for k, t in enumerate(self.names):
+            still.image(.1 + .91*(k % 11), top + .35 + 1.13*(k//11), .8, colours[t], ('▶' if t == pick else '') + t,
+                        **(picked_frame(t == pick) if t != 'image' or t == pick else {}), size='small')
         y, side = top + 2.85, 3.1
-        still.image(.1, y, side, colours[pick], f'{pick}: {self.taps[pick].shape[1]} × {self.taps[pick].shape[2]}, {len(self.taps[pick])} channels as 3 colours' if pick != 'image' else 'image: the picture itself')
-        still.image(3.5, y, side, picture(self.image), 'The picture'); still.say(3.5, y + side + .08, in_lines(words, 38, 3), va='top')
+        still.image(.1, y, side, colours[pick],
+                    f'{pick}: {self.taps[pick].shape[1]} × {self.taps[pick].shape[2]}, '
+                    f'{len(self.taps[pick])} channels as 3 colours' if pick != 'image' else 'image: the picture itself')
+        still.image(3.5, y, side, picture(self.image), 'The picture')
+        still.say(3.5, y + side + .08, in_lines(words, 38, 3), va='top')
         if self.nearest:
             i, alike = self.found
             still.image(6.9, y, side, picture(self.nearest.known[i]['image']), 'The most similar training picture')
-            still.say(6.9, y + side + .08, f"{in_lines(self.nearest.known[i]['caption'], 38, 1)}\nalike: {alike:.2f} (1 is the same;\na training picture's neighbour: {self.nearest.usual:.2f})", va='top')
+            still.say(6.9, y + side + .08,
+                      f"{in_lines(self.nearest.known[i]['caption'], 38, 1)}\nalike: {alike:.2f} (1 is the same;\n"
+                      f"a training picture's neighbour: {self.nearest.usual:.2f})", va='top')
         return still
 
     def describe(self):
-        words = f'{plain(self.caption.value) or "nothing"}' + (f', {self.between.value:.0%} of the way to {plain(self.second.value)}' if self.second.value else '')
-        text = f"The student's taps from 2 by 2 to full size, {self.layer.value} large, and the picture drawn for: {words}."
-        return text if not self.nearest else f"{text} The most similar training picture: {self.nearest.known[self.found[0]]['caption']}; alike: {self.found[1]:.2f}, where a training picture's neighbour has {self.nearest.usual:.2f}."
+        words = f'{plain(self.caption.value) or "nothing"}' + (
+            f', {self.between.value:.0%} of the way to {plain(self.second.value)}' if self.second.value else '')
+        text = (f"The student's taps from 2 by 2 to full size, {self.layer.value} large, "
+                f"and the picture drawn for: {words}.")
+        return text if not self.nearest else (
+            f"{text} The most similar training picture: {self.nearest.known[self.found[0]]['caption']}; "
+            f"alike: {self.found[1]:.2f}, where a training picture's neighbour has {self.nearest.usual:.2f}.")

@@ -45,7 +45,8 @@ def pictures(tmp_path_factory):
 def tiny(pictures, tmp_path):
     "Make the config of a run of 6 + 6 steps; `snapshots=6` calls the callback at every step."
     def make(**changes):
-        settings = dict(data=str(pictures), out=str(tmp_path/'run'), size=32, fc_dim=32, epochs=(2, 2), warmup=3, batch=8, snapshots=STEPS)
+        settings = dict(data=str(pictures), out=str(tmp_path/'run'), size=32, fc_dim=32,
+                        epochs=(2, 2), warmup=3, batch=8, snapshots=STEPS)
         return DistillConfig(**settings | changes)
     return make
 
@@ -57,7 +58,8 @@ def quick_report(monkeypatch):
 @pytest.fixture(scope='session')
 def finished(pictures, tmp_path_factory):
     "The run that the others are compared with. Nobody may write to it."
-    config = DistillConfig(data=str(pictures), out=str(tmp_path_factory.mktemp('finished')/'run'), size=32, fc_dim=32, epochs=(2, 2), warmup=3, batch=8, snapshots=STEPS)
+    config = DistillConfig(data=str(pictures), out=str(tmp_path_factory.mktemp('finished')/'run'), size=32, fc_dim=32,
+                           epochs=(2, 2), warmup=3, batch=8, snapshots=STEPS)
     return distill(config, progress=False)
 
 @pytest.fixture(scope='session')

@@ -4,9 +4,11 @@
     python tools/build_assets.py emoji      # needs npm; about a minute
     python tools/build_assets.py teacher    # trains vgg19_lite on the bundled emoji
     python tools/build_assets.py text       # trains char-cnn-rnn against that teacher
-    python tools/build_assets.py words      # asks MiniLM for its word list; in an environment of its own: pip install 'sdn_lite[text]' 'model2vec[distill]'
+    python tools/build_assets.py words      # asks MiniLM for its word list; in an environment of its own:
+                                              pip install 'sdn_lite[text]' 'model2vec[distill]'
     python tools/build_assets.py model      # trains emoji-small, as `make demo` does
-    python tools/build_assets.py emoji-model  # trains emoji, on all pictures: about 90 minutes; goes on where it was stopped
+    python tools/build_assets.py emoji-model  # trains emoji, on all pictures: about 90 minutes;
+                                              goes on where it was stopped
     python tools/build_assets.py nearest    # what the teacher sees in the pictures that emoji was trained on; seconds
     python tools/build_assets.py cards      # judges the models as they are, and writes their cards
     python tools/build_assets.py all        # everything but the cards, in this order; the models are judged at the end
@@ -21,7 +23,8 @@ COLUMNS = 64    # tiles in a row of the sheet
 
 def npm_pack(package, into):
     "Fetch `package` from the npm registry and unpack it; returns its folder."
-    name = subprocess.run(['npm', 'pack', '--silent', package], cwd=into, check=True, capture_output=True, text=True).stdout.split()[-1]
+    name = subprocess.run(['npm', 'pack', '--silent', package], cwd=into, check=True,
+                          capture_output=True, text=True).stdout.split()[-1]
     folder = Path(into)/package.split('@')[0]
     with tarfile.open(Path(into)/name) as t: t.extractall(folder, filter='data')
     return folder/'package'
@@ -76,7 +79,8 @@ def build_emoji():
 
 
 def merge_twins(rows, tiles):
-    "Emoji of different families that are drawn (nearly) alike, such as the flags of Norway and Svalbard, become one family."
+    """Emoji of different families that are drawn (nearly) alike, such as the flags of Norway and Svalbard, become
+    one family."""
     import numpy as np
     small = tiles.reshape(len(tiles), 16, 4, 16, 4, 3).mean((2, 4)).reshape(len(tiles), -1)
     full, parent = tiles.reshape(len(tiles), -1), {}
@@ -87,7 +91,9 @@ def merge_twins(rows, tiles):
         near = np.flatnonzero(np.abs(small[i+1:] - small[i]).mean(1) < 1.5) + i + 1
         for j in near:
             a, b = root(rows[i]['family']), root(rows[j]['family'])
-            if a != b and np.abs(full[i].astype(int) - full[j]).mean() < 1.5: parent[max(a, b)] = min(a, b); print('twins:', rows[i]['label'], '|', rows[j]['label'])
+            if a != b and np.abs(full[i].astype(int) - full[j]).mean() < 1.5:
+                parent[max(a, b)] = min(a, b)
+                print('twins:', rows[i]['label'], '|', rows[j]['label'])
     for r in rows: r['family'] = root(r['family'])
 
 
@@ -102,7 +108,9 @@ def build_teacher():
     from sdn_lite.data import load_emoji
     from sdn_lite.teacher import train_teacher
     teacher, heads, _ = train_teacher(load_emoji('all'))
-    save_half(teacher.state_dict() | {f'heads.{i}.{k}': v for i, h in enumerate(heads) for k, v in h.state_dict().items()}, ASSETS/'vgg19_lite.safetensors')
+    save_half(teacher.state_dict() | {
+        f'heads.{i}.{k}': v for i, h in enumerate(heads) for k, v in h.state_dict().items()
+    }, ASSETS/'vgg19_lite.safetensors')
 
 
 def build_text():
@@ -111,19 +119,25 @@ def build_text():
     from sdn_lite.teacher import get_teacher
     from sdn_lite.text import train_text
     ds, teacher = load_emoji('all'), get_teacher()
-    with torch.no_grad(): x = torch.cat([teacher(ds.images(range(k, min(k + 128, len(ds)))))['pool5'].flatten(1) for k in range(0, len(ds), 128)])
+    with torch.no_grad():
+        x = torch.cat([teacher(ds.images(range(k, min(k + 128, len(ds)))))['pool5'].flatten(1)
+                       for k in range(0, len(ds), 128)])
     enc, _ = train_text(x, [ds.captions(i) for i in range(len(ds))])
     save_half(enc.state_dict(), ASSETS/'char_cnn_rnn.safetensors')
 
 
 def build_words():
-    "MiniLM's vector of every entry in its word list, 256 main directions, 8-bit numbers. The rarer the word, the more it counts (Arora et al. 2017)."
+    """MiniLM's vector of every entry in its word list, 256 main directions, 8-bit numbers. The rarer the word,
+    the more it counts (Arora et al. 2017)."""
     import shutil
     from model2vec.distill import distill
     from sdn_lite.text import find_minilm
     with tempfile.TemporaryDirectory() as tmp:
-        distill(str(find_minilm()), pca_dims=256, sif_coefficient=1e-4, quantize_to='int8', device='cpu').save_pretrained(tmp)
-        about = json.loads((Path(tmp)/'config.json').read_text()) | dict(tokenizer_name='sentence-transformers/all-MiniLM-L6-v2')   # not a path of this machine
+        distill(str(find_minilm()), pca_dims=256, sif_coefficient=1e-4, quantize_to='int8',
+                device='cpu').save_pretrained(tmp)
+        # not a path of this machine
+        about = json.loads((Path(tmp)/'config.json').read_text()) | dict(
+            tokenizer_name='sentence-transformers/all-MiniLM-L6-v2')
         folder = ASSETS/'static-minilm'; folder.mkdir(exist_ok=True)
         for f in ('model.safetensors', 'tokenizer.json'): shutil.copyfile(Path(tmp)/f, folder/f)
         (folder/'config.json').write_text(json.dumps(about, indent=1) + '\n')
@@ -166,7 +180,8 @@ def build_model():
         bundle(TextToImage.from_pretrained(run.folder), 'emoji-small'); front_picture(run)
 
 
-EMOJI = dict(data='emoji', text='static', fc_dim=1024, batch=8, lr=7e-4, warmup=3000, epochs=(20, 105))   # of the released model
+# of the released model
+EMOJI = dict(data='emoji', text='static', fc_dim=1024, batch=8, lr=7e-4, warmup=3000, epochs=(20, 105))
 
 def build_emoji_model(folder='runs/emoji'):
     "The released model. A run that was stopped goes on."
@@ -190,10 +205,14 @@ def front_picture(run, n=9):
     from sdn_lite.text import get_text_encoder
     ds, enc = load_emoji(), get_text_encoder()
     idx = [(2*k + 1)*len(ds)//(2*n) for k in range(n)]
-    with torch.no_grad(): rows = {'real': ds.images(idx), **{name: s(enc([ds[i]['caption'] for i in idx])).clamp(0, 1) for name, s in run.students().items()}}
+    with torch.no_grad():
+        rows = {'real': ds.images(idx), **{name: s(enc([ds[i]['caption'] for i in idx])).clamp(0, 1)
+                                           for name, s in run.students().items()}}
     fig, axs = plt.subplots(3, n, figsize=(n, 3.7), layout='constrained')
     for r, (name, pics) in enumerate(rows.items()):
-        for ax, pic in zip(axs[r], pics): ax.imshow(pic.permute(1, 2, 0).numpy()); ax.set_xticks([]); ax.set_yticks([]); ax.spines[:].set_visible(False)
+        for ax, pic in zip(axs[r], pics):
+            ax.imshow(pic.permute(1, 2, 0).numpy())
+            ax.set_xticks([]); ax.set_yticks([]); ax.spines[:].set_visible(False)
         axs[r, 0].set_ylabel(name)
     for ax, i in zip(axs[0], idx): ax.set_title('\n'.join(textwrap.wrap(ds[i]['caption'], 13)), fontsize=8)
     (ASSETS.parent.parent/'nbs/images').mkdir(exist_ok=True)

@@ -19,7 +19,8 @@ def readme()->str:
         if cell['cell_type'] == 'markdown': parts.append(source)
         elif not source.startswith('#| hide'):
             parts.append(f'```python\n{source}\n```')
-            text = ''.join(''.join(o.get('text', o.get('data', {}).get('text/plain', ''))) for o in cell['outputs']).strip()
+            text = ''.join(''.join(o.get('text', o.get('data', {}).get('text/plain', '')))
+                           for o in cell['outputs']).strip()
             if text: parts.append('\n'.join('    ' + line for line in text.splitlines()))
     # The notebook lies in nbs/ and README.md above it, so relative links change
     return re.sub(r'\]\((?!https?:|#)', '](nbs/', '\n\n'.join(parts)) + '\n'
@@ -28,4 +29,5 @@ def readme()->str:
 if __name__ == '__main__':
     file, text = ROOT/'README.md', readme()
     if '--check' not in sys.argv: file.write_text(text, encoding='utf-8')
-    elif file.read_text(encoding='utf-8') != text: sys.exit('README.md differs from nbs/index.ipynb: run python tools/make_readme.py')
+    elif file.read_text(encoding='utf-8') != text:
+        sys.exit('README.md differs from nbs/index.ipynb: run python tools/make_readme.py')
