@@ -117,8 +117,7 @@ def measure(a, batch, names, rounds, steps, stage=2):
             torch.backends.cudnn.benchmark = name not in ('strict', 'default', 'plain')
             first = [step(stage).item() for _ in range(4 if a.device.type == 'cuda' else 1)]; wait(a)
             if a.device.type == 'cuda':
-                torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats(); before = torch.cuda.memory_allocated()
-                step(stage); wait(a)
+                torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats(); step(stage); wait(a)
                 out[name] = dict(peak_allocated=torch.cuda.max_memory_allocated(),
                                  reserved=torch.cuda.max_memory_reserved())
             else: out[name] = {}

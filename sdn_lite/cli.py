@@ -7,7 +7,7 @@ __all__ = ['Parser', 'one_line', 'train_parser', 'level_weights', 'sdn_train', '
            'sdn_demo']
 
 # %% ../nbs/09_cli.ipynb #02f02b17
-import argparse, os, sys
+import argparse, sys
 from functools import wraps
 from pathlib import Path
 

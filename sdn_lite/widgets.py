@@ -791,7 +791,7 @@ class Nearest:
         file=None,
     ):
         self.known, self.teacher = known, teacher or get_teacher()
-        if file: return self.load(file)
+        if file: self.load(file); return
         parts = [self.features(known.images(range(k, min(k + 64, len(known))))) for k in range(0, len(known), 64)]
         self.means = [torch.cat(p).mean(0) for p in zip(*parts)]
         self.vectors = [F.normalize(torch.cat(p) - m, dim=1) for p, m in zip(zip(*parts), self.means)]; self.axes = None

@@ -43,6 +43,7 @@ def check_export():
 def check_notebooks():
     "Small, with their pictures, and no code that has to be scrolled sideways."
     for f in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        if '.ipynb_checkpoints' in f.parts: continue             # JupyterLab's own copies
         if f.stat().st_size > 2e6: sys.exit(f'{f}: {f.stat().st_size/1e6:.1f} MB, at most 2 MB')
         cells = json.loads(f.read_text(encoding='utf-8'))['cells']
         for line in (line for c in cells if c['cell_type'] == 'code' for line in ''.join(c['source']).split('\n')):

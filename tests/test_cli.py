@@ -1,5 +1,5 @@
 "The commands, run as a user runs them: exit codes, one line for a mistake, files where they were asked for."
-import json, os, signal, subprocess, sys, time
+import os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 from PIL import Image
@@ -10,7 +10,8 @@ BIN = Path(sys.executable).parent
 
 def run(command, cwd, **kwargs):
     "The finished process of one of our commands."
-    return subprocess.run([BIN/command[0], *map(str, command[1:])], cwd=cwd, capture_output=True, text=True, env=os.environ | {'TQDM_DISABLE': '1'}, **kwargs)
+    return subprocess.run([BIN/command[0], *map(str, command[1:])], cwd=cwd, capture_output=True, text=True,
+                          env=os.environ | {'TQDM_DISABLE': '1'}, **kwargs)
 
 
 def test_generate_writes_a_picture_named_after_its_caption(tmp_path):
@@ -20,7 +21,8 @@ def test_generate_writes_a_picture_named_after_its_caption(tmp_path):
 
 
 def test_generate_several_captions_zoomed_into_a_folder(tmp_path):
-    odd = ['a cat', 'a cat', '', '<script>alert(1)</script>', '../../etc/passwd', '\x1b[31mred', '🍎', 'красное яблоко', 'x'*10_000]
+    odd = ['a cat', 'a cat', '', '<script>alert(1)</script>', '../../etc/passwd', '\x1b[31mred',
+           '🍎', 'красное яблоко', 'x'*10_000]
     r = run(['sdn_generate', *odd, '--zoom', 2, '--out', 'pictures'], tmp_path)
     assert r.returncode == 0, r.stderr
     files = sorted((tmp_path/'pictures').iterdir())
@@ -67,14 +69,17 @@ def test_train_stops_at_ctrl_c_and_goes_on(pictures, tmp_path):
     "Two runs with one seed, one of them interrupted: the same model, bit for bit."
     whole = run(['sdn_train', '--data', pictures, '--out', 'whole', '--epochs', 30, 30, *QUICK], tmp_path)
     assert whole.returncode == 0 and 'Finished: whole/report.png' in whole.stdout, whole.stderr
-    p = subprocess.Popen([str(x) for x in (BIN/'sdn_train', '--data', pictures, '--out', 'half', '--epochs', 30, 30, *QUICK)], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen(
+        [str(x) for x in (BIN/'sdn_train', '--data', pictures, '--out', 'half', '--epochs', 30, 30, *QUICK)],
+        cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     log = tmp_path/'half'/'log.csv'
     while p.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) > 5): time.sleep(.02)
     p.send_signal(signal.SIGINT); out, _ = p.communicate(timeout=60)
     assert p.returncode == 130 and 'sdn_train --resume half' in out and (tmp_path/'half/checkpoint/state.pt').is_file()
     r = run(['sdn_train', '--resume', 'half'], tmp_path)
     assert r.returncode == 0, r.stderr
-    assert (tmp_path/'half/model/model.safetensors').read_bytes() == (tmp_path/'whole/model/model.safetensors').read_bytes()
+    assert ((tmp_path/'half/model/model.safetensors').read_bytes()
+            == (tmp_path/'whole/model/model.safetensors').read_bytes())
     assert run(['sdn_generate', 'an apple', '--model', 'half'], tmp_path).returncode == 0
     again = run(['sdn_train', '--data', pictures, '--out', 'half', *QUICK], tmp_path)
     assert again.returncode == 2 and 'Nothing is overwritten' in again.stderr
@@ -82,6 +87,7 @@ def test_train_stops_at_ctrl_c_and_goes_on(pictures, tmp_path):
 
 def test_generating_imports_neither_plots_nor_training(tmp_path):
     "What makes `sdn_generate` slow to start must stay out of it."
-    code = "import sys; from sdn_lite.pipeline import TextToImage; print([m for m in ('matplotlib', 'accelerate', 'tqdm.auto', 'IPython') if m in sys.modules])"
+    code = ('import sys; from sdn_lite.pipeline import TextToImage; '
+            "print([m for m in ('matplotlib', 'accelerate', 'tqdm.auto', 'IPython') if m in sys.modules])")
     r = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
     assert 'matplotlib' not in r.stdout and 'accelerate' not in r.stdout and 'IPython' not in r.stdout, r.stdout

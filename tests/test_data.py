@@ -1,7 +1,8 @@
 import json, os, random, subprocess, sys
 import pytest, torch
 from PIL import Image
-from sdn_lite.data import (SPLITS, TONES, emoji_captions, emoji_split, emoji_table, load_emoji, load_folder, open_picture)
+from sdn_lite.data import (SPLITS, TONES, emoji_captions, emoji_split, emoji_table, load_emoji, load_folder,
+                           open_picture)
 from conftest import write_csv
 
 ROWS = {r['id']: r for r in emoji_table()}
@@ -14,7 +15,8 @@ HELD = ('valid', 'compositional', 'unseen')
     (dict(split='test'), r"split='test'.*'train', 'valid', 'compositional', 'unseen'"),
     (dict(subset='small', split='compositional'), r"compositional.*small.*subset='all'"),
     *[(dict(size=size), fr'size={size!r} is not divisible by 32.*use {near}$') for size, near in
-      [(50, 64), (0, 32), (-32, 32), (-7, 32), (31, 32), (100, 96), (64.0, 64), (70.5, 64), ('64', 64), (None, 64), (float('nan'), 64), (float('inf'), 64)]],
+      [(50, 64), (0, 32), (-32, 32), (-7, 32), (31, 32), (100, 96), (64.0, 64), (70.5, 64), ('64', 64), (None, 64),
+       (float('nan'), 64), (float('inf'), 64)]],
 ])
 def test_wrong_argument_names_value_and_choices(arguments, message):
     with pytest.raises(ValueError, match=message): load_emoji(**arguments)
@@ -38,13 +40,17 @@ def test_small_is_a_part_of_all():
 
 def test_splits_and_captions_are_the_same_under_another_hash_seed():
     dump = [(i, emoji_split(r), emoji_captions(r)) for i, r in ROWS.items()]
-    code = 'import json; from sdn_lite.data import *; print(json.dumps([(r["id"], emoji_split(r), emoji_captions(r)) for r in emoji_table()]))'
-    out = subprocess.run([sys.executable, '-c', code], env=os.environ | dict(PYTHONHASHSEED='7'), capture_output=True, text=True, check=True).stdout
+    code = ('import json; from sdn_lite.data import *; '
+            'print(json.dumps([(r["id"], emoji_split(r), emoji_captions(r)) for r in emoji_table()]))')
+    out = subprocess.run([sys.executable, '-c', code], env=os.environ | dict(PYTHONHASHSEED='7'),
+                         capture_output=True, text=True, check=True).stdout
     assert json.loads(out) == json.loads(json.dumps(dump))
 
 @pytest.mark.parametrize('subset', ['small', 'all'])
 def test_no_held_out_picture_is_a_train_picture(subset):
-    def pixels(split): ds = load_emoji(subset, split); return {id: ds.read(i).numpy().tobytes() for i, id in enumerate(ds.ids)}
+    def pixels(split):
+        ds = load_emoji(subset, split)
+        return {id: ds.read(i).numpy().tobytes() for i, id in enumerate(ds.ids)}
     train = {picture: id for id, picture in pixels('train').items()}
     for split in HELD if subset == 'all' else ('valid', 'unseen'):
         twins = [(id, train[p]) for id, p in pixels(split).items() if p in train]
@@ -111,7 +117,8 @@ def folder(tmp_path):
     Image.new('RGB', (40, 40), (0, 255, 0)).save(tmp_path/'b.png')
     return write_csv(tmp_path, [('a.png', 'a red square'), ('b.png', 'a green square')])
 
-def colour(path, size=32): return [round(c, 1) for c in load_folder(path, size)[0]['image'][:, size//2, size//2].tolist()]
+def colour(path, size=32):
+    return [round(c, 1) for c in load_folder(path, size)[0]['image'][:, size//2, size//2].tolist()]
 
 def test_folder_gives_pictures_captions_and_ids(folder):
     ds = load_folder(folder, 32)
@@ -121,22 +128,31 @@ def test_folder_gives_pictures_captions_and_ids(folder):
 def table(name, text, error, message): return pytest.param(name, text, error, message, id=message)
 
 @pytest.mark.parametrize('name, text, error, message', [
-    table('metadata.csv', 'file_name,text\na.png,red\nc.png,blue\n', FileNotFoundError, r'metadata\.csv, row 3: .*c\.png does not exist'),
-    table('metadata.csv', 'file_name,text\na.png,red\nb.png,  \n', ValueError, r'metadata\.csv, row 3: the caption is empty.*text'),
+    table('metadata.csv', 'file_name,text\na.png,red\nc.png,blue\n', FileNotFoundError,
+          r'metadata\.csv, row 3: .*c\.png does not exist'),
+    table('metadata.csv', 'file_name,text\na.png,red\nb.png,  \n', ValueError,
+          r'metadata\.csv, row 3: the caption is empty.*text'),
     table('metadata.csv', 'file_name,text\n,red\n', ValueError, r'metadata\.csv, row 2: file_name is empty.*file_name'),
-    table('metadata.csv', 'file_name,text\na.png,a red, round thing\n', ValueError, r'metadata\.csv, row 2: too many columns.*quotes'),
-    table('metadata.csv', 'file_name,text\na.png\n', ValueError, r'metadata\.csv, row 2: the caption is empty or missing.*text'),
-    table('metadata.csv', 'file_name,text\na.png,red\nb.png,green\na.png,red\n', ValueError, r'metadata\.csv, row 4: a\.png has the same caption in row 2; remove'),
+    table('metadata.csv', 'file_name,text\na.png,a red, round thing\n', ValueError,
+          r'metadata\.csv, row 2: too many columns.*quotes'),
+    table('metadata.csv', 'file_name,text\na.png\n', ValueError,
+          r'metadata\.csv, row 2: the caption is empty or missing.*text'),
+    table('metadata.csv', 'file_name,text\na.png,red\nb.png,green\na.png,red\n', ValueError,
+          r'metadata\.csv, row 4: a\.png has the same caption in row 2; remove'),
     table('metadata.csv', 'file,text\na.png,red\n', ValueError, r'metadata\.csv, row 2: file_name is .*missing'),
-    table('metadata.csv', 'file_name,caption\na.png,red\n', ValueError, r'metadata\.csv, row 2: the caption is .*missing.*column text'),
+    table('metadata.csv', 'file_name,caption\na.png,red\n', ValueError,
+          r'metadata\.csv, row 2: the caption is .*missing.*column text'),
     table('metadata.csv', 'file_name;text\na.png;red\n', ValueError, r'metadata\.csv, row 2: file_name is .*missing'),
     table('metadata.csv', 'file_name,text\n', ValueError, r'metadata\.csv has no rows: add one'),
     table('metadata.csv', '', ValueError, r'metadata\.csv has no rows: add one'),
     table('metadata.csv', 'file_name,text\na.png,caf\xe9\n'.encode('latin-1'), ValueError, r'metadata\.csv.*UTF-8'),
     table('metadata.jsonl', '\n\n', ValueError, r'metadata\.jsonl has no rows: add one'),
-    table('metadata.jsonl', '{"file_name": "a.png", "text": "red"}\n{file_name: b.png}\n', ValueError, r'metadata\.jsonl, row 2: not JSON.*"file_name"'),
-    table('metadata.jsonl', '{"file_name": "a.png", "text": 7}\n', ValueError, r'metadata\.jsonl, row 1: the caption is .*text'),
-    table('metadata.jsonl', '{"file_name": "a.png"}\n', ValueError, r'metadata\.jsonl, row 1: the caption is .*missing.*text'),
+    table('metadata.jsonl', '{"file_name": "a.png", "text": "red"}\n{file_name: b.png}\n', ValueError,
+          r'metadata\.jsonl, row 2: not JSON.*"file_name"'),
+    table('metadata.jsonl', '{"file_name": "a.png", "text": 7}\n', ValueError,
+          r'metadata\.jsonl, row 1: the caption is .*text'),
+    table('metadata.jsonl', '{"file_name": "a.png"}\n', ValueError,
+          r'metadata\.jsonl, row 1: the caption is .*missing.*text'),
     table('metadata.jsonl', '["a.png", "red"]\n', ValueError, r'metadata\.jsonl, row 1: .*"?file_name'),
 ])
 def test_error_names_file_row_and_remedy(folder, name, text, error, message):
@@ -145,27 +161,37 @@ def test_error_names_file_row_and_remedy(folder, name, text, error, message):
     with pytest.raises(error, match=message): load_folder(folder, 32)
 
 def test_no_folder_is_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"path='.*nowhere' is not a folder: give the folder that holds metadata\.csv"): load_folder(tmp_path/'nowhere')
+    with pytest.raises(FileNotFoundError, match=r"path='.*nowhere' is not a folder: "
+                                                r"give the folder that holds metadata\.csv"):
+        load_folder(tmp_path/'nowhere')
 
 def test_no_table_is_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'no metadata\.csv, metadata\.jsonl or metadata\.parquet: add one with the columns file_name and text'): load_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r'no metadata\.csv, metadata\.jsonl or metadata\.parquet: '
+                                                r'add one with the columns file_name and text'):
+        load_folder(tmp_path)
 
-@pytest.mark.parametrize('arguments, message', [(dict(size=33), r'size=33.*use 32'), (dict(split='unseen'), r"split='unseen'.*'train', 'valid'")])
+@pytest.mark.parametrize('arguments, message', [
+    (dict(size=33), r'size=33.*use 32'), (dict(split='unseen'), r"split='unseen'.*'train', 'valid'")])
 def test_folder_checks_its_arguments(folder, arguments, message):
     with pytest.raises(ValueError, match=message): load_folder(folder, **arguments)
 
-@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:len(b)//2], lambda b: b'GIF89a' + b[6:], lambda b: b'a text'], ids=['no bytes', 'truncated', 'other format', 'text'])
+@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:len(b)//2], lambda b: b'GIF89a' + b[6:],
+                                    lambda b: b'a text'],
+                         ids=['no bytes', 'truncated', 'other format', 'text'])
 def test_broken_picture_is_named_with_its_row(folder, damage):
     noise = Image.frombytes('RGB', (40, 40), random.Random(0).randbytes(4800)); noise.save(folder/'b.png')
     (folder/'b.png').write_bytes(damage((folder/'b.png').read_bytes()))
-    with pytest.raises(ValueError, match=r'metadata\.csv, row 3: .*b\.png cannot be read as a picture'): load_folder(folder, 32)
+    with pytest.raises(ValueError, match=r'metadata\.csv, row 3: .*b\.png cannot be read as a picture'):
+        load_folder(folder, 32)
 
 def test_jsonl_gives_the_same_as_csv(folder):
     was = load_folder(folder, 32)
     (folder/'metadata.csv').unlink()
-    (folder/'metadata.jsonl').write_text('{"file_name": "a.png", "text": "a red square"}\n\n{"file_name": "b.png", "text": "a green square", "more": 1}\n')
+    (folder/'metadata.jsonl').write_text('{"file_name": "a.png", "text": "a red square"}\n\n'
+                                         '{"file_name": "b.png", "text": "a green square", "more": 1}\n')
     now = load_folder(folder, 32)
-    assert now.ids == was.ids and [s['caption'] for s in now] == [s['caption'] for s in was] and torch.equal(now.images(), was.images())
+    assert (now.ids == was.ids and [s['caption'] for s in now] == [s['caption'] for s in was]
+            and torch.equal(now.images(), was.images()))
 
 @pytest.mark.parametrize('newline', ['\n', '\r\n'])
 @pytest.mark.parametrize('bom', [b'', b'\xef\xbb\xbf'])
@@ -188,7 +214,8 @@ def test_any_file_name_works(tmp_path, name):
 
 def palette_with_hole():
     "Index 0 (red) is transparent in the middle; index 1 is blue."
-    img = Image.new('P', (32, 32), 1); img.putpalette([255, 0, 0, 0, 0, 255]); img.paste(0, (8, 8, 24, 24)); img.info['transparency'] = 0
+    img = Image.new('P', (32, 32), 1); img.putpalette([255, 0, 0, 0, 0, 255])
+    img.paste(0, (8, 8, 24, 24)); img.info['transparency'] = 0
     return img
 
 @pytest.mark.parametrize('name, picture, expected', [
@@ -221,7 +248,8 @@ def test_16_bit_png_keeps_its_grays(tmp_path):
 @pytest.mark.parametrize('kind', ['png', 'jpg'])
 def test_picture_is_turned_as_its_exif_says(tmp_path, kind):
     img = Image.new('RGB', (64, 32), 'white'); img.paste((0, 0, 0), (0, 0, 32, 32))   # left half is black
-    exif = Image.Exif(); exif[0x0112] = 6                                               # shown turned clockwise: top half is black
+    # shown turned clockwise: top half is black
+    exif = Image.Exif(); exif[0x0112] = 6
     img.save(tmp_path/f'turned.{kind}', exif=exif)
     seen = open_picture(tmp_path/f'turned.{kind}').float()/255
     assert seen.shape == (3, 64, 32) and seen[:, :28].max() < .1 and seen[:, 36:].min() > .9
@@ -236,7 +264,8 @@ def test_folder_splits_are_stable_disjoint_and_complete(tmp_path):
     for n in names: Image.new('RGB', (1, 1)).save(tmp_path/n)
     write_csv(tmp_path, [(n, f'picture {n}') for n in reversed(names)])
     assert sorted(load_folder(tmp_path, 32, 'valid').ids) == ['02.png', '03.png', '06.png', '33.png']
-    assert sorted(load_folder(tmp_path, 32, 'train').ids) == [n for n in names if n not in ('02.png', '03.png', '06.png', '33.png')]
+    assert (sorted(load_folder(tmp_path, 32, 'train').ids)
+            == [n for n in names if n not in ('02.png', '03.png', '06.png', '33.png')])
 
 def test_split_of_a_file_does_not_depend_on_the_others(tmp_path):
     for n in ('02.png', '04.png'): Image.new('RGB', (1, 1)).save(tmp_path/n)
@@ -247,7 +276,8 @@ def test_split_of_a_file_does_not_depend_on_the_others(tmp_path):
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
 def test_tables_with_a_mark_and_without_read_alike(folder, encoding):
-    (folder/'metadata.csv').write_bytes('file_name,text\r\na.png,ein grüner Apfel\r\nb.png,яблоко 🍎\r\n'.encode(encoding))
+    (folder/'metadata.csv').write_bytes(
+        'file_name,text\r\na.png,ein grüner Apfel\r\nb.png,яблоко 🍎\r\n'.encode(encoding))
     assert [s['caption'] for s in load_folder(folder, 32)] == ['ein grüner Apfel', 'яблоко 🍎']
 
 def test_an_encoding_without_a_mark_is_said_and_not_guessed(folder):
@@ -257,7 +287,8 @@ def test_an_encoding_without_a_mark_is_said_and_not_guessed(folder):
 def test_a_list_of_captions_in_jsonl_and_parquet(folder):
     import pyarrow as pa, pyarrow.parquet as pq
     (folder/'metadata.csv').unlink(); texts = [['one', 'two'], ['three']]
-    (folder/'metadata.jsonl').write_text(''.join(json.dumps(dict(file_name=f, text=t)) + '\n' for f, t in zip(('a.png', 'b.png'), texts)))
+    (folder/'metadata.jsonl').write_text(
+        ''.join(json.dumps(dict(file_name=f, text=t)) + '\n' for f, t in zip(('a.png', 'b.png'), texts)))
     a = load_folder(folder, 32); (folder/'metadata.jsonl').unlink()
     pq.write_table(pa.table(dict(file_name=['a.png', 'b.png'], text=texts, other=[1, 2])), folder/'metadata.parquet')
     b = load_folder(folder, 32)
@@ -265,13 +296,18 @@ def test_a_list_of_captions_in_jsonl_and_parquet(folder):
 
 @pytest.mark.parametrize('text', [[], ['one', ''], ['one', None], 5, None], ids=str)
 def test_a_list_without_or_with_an_empty_caption_is_named(folder, text):
-    (folder/'metadata.csv').unlink(); (folder/'metadata.jsonl').write_text(json.dumps(dict(file_name='a.png', text='x')) + '\n' + json.dumps(dict(file_name='b.png', text=text)))
-    with pytest.raises(ValueError, match=r'metadata\.jsonl, row 2: the caption is empty or missing; fill the column text'): load_folder(folder, 32)
+    (folder/'metadata.csv').unlink()
+    (folder/'metadata.jsonl').write_text(json.dumps(dict(file_name='a.png', text='x')) + '\n'
+                                         + json.dumps(dict(file_name='b.png', text=text)))
+    with pytest.raises(ValueError, match=r'metadata\.jsonl, row 2: the caption is empty or missing; '
+                                         r'fill the column text'):
+        load_folder(folder, 32)
 
 @pytest.mark.parametrize('content', [b'', b'PAR1 no table PAR1'], ids=['empty', 'other'])
 def test_a_damaged_parquet_table_is_said(folder, content):
     (folder/'metadata.csv').unlink(); (folder/'metadata.parquet').write_bytes(content)
-    with pytest.raises(ValueError, match=r'metadata\.parquet cannot be read as Parquet .*write it again'): load_folder(folder, 32)
+    with pytest.raises(ValueError, match=r'metadata\.parquet cannot be read as Parquet .*write it again'):
+        load_folder(folder, 32)
 
 def test_parquet_without_pyarrow_says_what_to_install(folder, monkeypatch):
     (folder/'metadata.csv').unlink(); (folder/'metadata.parquet').write_bytes(b'x')
@@ -282,12 +318,15 @@ def png_that_claims(width, height):
     "A PNG of a few bytes whose header says it is huge."
     import struct, zlib
     chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b'')
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0))
+            + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b''))
 
 @pytest.mark.parametrize('side', [30_000, 10_000])
 def test_a_huge_picture_is_refused_before_it_fills_the_memory(folder, side):
     (folder/'b.png').write_bytes(png_that_claims(side, side))
-    with pytest.raises(ValueError, match=r'row 3: .*b\.png cannot be read as a picture \(it has more than 89 million pixels: make it smaller\)'): load_folder(folder, 32)
+    with pytest.raises(ValueError, match=r'row 3: .*b\.png cannot be read as a picture '
+                                         r'\(it has more than 89 million pixels: make it smaller\)'):
+        load_folder(folder, 32)
 
 def test_the_first_frame_of_a_film_is_taken(folder):
     frames = [Image.new('RGB', (32, 32), c) for c in ('red', 'blue')]
@@ -302,7 +341,8 @@ def test_a_large_jpeg_looks_the_same_when_it_is_decoded_smaller(tmp_path):
     assert open_picture(tmp_path/'a.jpg', 64).shape[1] < 300 and (slow - fast).abs().mean() < 2
 
 def test_a_box_is_cut_from_a_picture_that_is_decoded_smaller(tmp_path):
-    img = Image.new('RGB', (800, 600), 'white'); img.paste('red', (400, 200, 600, 400)); img.save(tmp_path/'a.jpg', quality=95)
+    img = Image.new('RGB', (800, 600), 'white'); img.paste('red', (400, 200, 600, 400))
+    img.save(tmp_path/'a.jpg', quality=95)
     for side in (None, 32):
         red = open_picture(tmp_path/'a.jpg', side, (410, 210, 590, 390)).float().mean((1, 2))
         assert red.tolist() == pytest.approx([254, 0, 0], abs=6)
@@ -326,7 +366,9 @@ def test_worker_processes_read_folders_and_emoji(folder, method):
 
 def test_a_picture_that_breaks_after_loading_is_named_when_it_is_read(folder):
     ds = load_folder(folder, 32); (folder/'b.png').write_bytes(b'')
-    with pytest.raises(ValueError, match=r'b\.png cannot be read as a picture .*replace it or take it out of the table'): ds[1]
+    with pytest.raises(ValueError, match=r'b\.png cannot be read as a picture .*'
+                                         r'replace it or take it out of the table'):
+        ds[1]
 
 def test_check_opens_as_many_pictures_as_it_is_told(folder):
     (folder/'b.png').write_bytes(b'')

@@ -8,11 +8,14 @@ DEMO = [sys.executable, '-c', 'from sdn_lite.cli import sdn_demo; sdn_demo()']
 pytest.importorskip('voila')
 
 
-def run(*options, **env): return subprocess.run([*DEMO, *map(str, options)], capture_output=True, text=True, env=os.environ | env, timeout=300)
+def run(*options, **env):
+    return subprocess.run([*DEMO, *map(str, options)], capture_output=True, text=True,
+                          env=os.environ | env, timeout=300)
 
 
 def test_the_packaged_page_is_the_notebook():
-    assert (ROOT/'nbs/demo.ipynb').read_bytes() == (ROOT/'sdn_lite/assets/classroom/demo.ipynb').read_bytes(), 'copy nbs/demo.ipynb to sdn_lite/assets/classroom/'
+    assert (ROOT/'nbs/demo.ipynb').read_bytes() == (ROOT/'sdn_lite/assets/classroom/demo.ipynb').read_bytes(), (
+        'copy nbs/demo.ipynb to sdn_lite/assets/classroom/')
 
 
 def test_the_page_is_found_without_a_checkout(tmp_path):
@@ -34,7 +37,8 @@ def test_a_wrong_option_is_one_line(options):
     assert r.returncode == 2 and r.stderr.count('\n') == 1 and 'sdn_demo --help' in r.stderr, r.stderr
 
 
-@pytest.mark.parametrize('model, said', [('nowhere', "model 'nowhere' is unknown"), ('{tmp}', 'is missing: a model folder holds')])
+@pytest.mark.parametrize('model, said', [
+    ('nowhere', "model 'nowhere' is unknown"), ('{tmp}', 'is missing: a model folder holds')])
 def test_a_model_that_cannot_be_shown_is_one_line(model, said, tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
     r = run('--no-browser', '--port', port, '--model', model.format(tmp=tmp_path))
@@ -44,12 +48,14 @@ def test_a_model_that_cannot_be_shown_is_one_line(model, said, tmp_path):
 def test_a_port_that_is_taken_is_one_line():
     with socket.create_server(('127.0.0.1', 0)) as s:
         r = run('--no-browser', '--port', s.getsockname()[1])
-        assert r.returncode == 2 and r.stderr.count('\n') == 1 and str(s.getsockname()[1]) in r.stderr and '--port' in r.stderr, r.stderr
+        assert (r.returncode == 2 and r.stderr.count('\n') == 1 and str(s.getsockname()[1]) in r.stderr
+                and '--port' in r.stderr), r.stderr
 
 
 def test_a_host_that_is_not_here_is_one_line_after_the_warning():
     r = run('--no-browser', '--host', '203.0.113.7')
-    assert r.returncode == 2 and r.stderr.count('\n') == 2 and 'warning' in r.stderr.splitlines()[0] and 'everyone who can reach this machine' in r.stderr, r.stderr
+    assert (r.returncode == 2 and r.stderr.count('\n') == 2 and 'warning' in r.stderr.splitlines()[0]
+            and 'everyone who can reach this machine' in r.stderr), r.stderr
 
 
 def test_without_voila_it_says_what_to_install(tmp_path):
@@ -69,18 +75,21 @@ def below(pid):
 @pytest.mark.parametrize('end', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
 def test_it_ends_and_leaves_no_process_and_no_file(end, tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
-    p = subprocess.Popen([*DEMO, '--no-browser', '--port', str(port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | dict(TMPDIR=str(tmp_path)))
+    p = subprocess.Popen([*DEMO, '--no-browser', '--port', str(port)], stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True, env=os.environ | dict(TMPDIR=str(tmp_path)))
     try:
         assert f'http://127.0.0.1:{port}/' in p.stdout.readline()
         for wait in range(100):                                        # the page, which starts a kernel
             try: page = urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=60).read().decode(); break
             except urllib.error.URLError: time.sleep(.2)
         assert 'application/vnd.jupyter.widget-view+json' in page and 'https://cdn' not in page
-        started = below(p.pid); assert len(started) == 3, started       # the nursery, a kernel, and what Jupyter takes for it
+        started = below(p.pid)
+        assert len(started) == 3, started       # the nursery, a kernel, and what Jupyter takes for it
     finally: p.send_signal(end); said, _ = p.communicate(timeout=60)
     assert 'Traceback' not in said and (end == signal.SIGKILL or p.returncode in (0, 130)), (p.returncode, said)
     for wait in range(100):
-        alive = [q for q in started if Path(f'/proc/{q}').exists() and Path(f'/proc/{q}/stat').read_text().split(') ')[1][0] != 'Z']
+        alive = [q for q in started if Path(f'/proc/{q}').exists()
+                 and Path(f'/proc/{q}/stat').read_text().split(') ')[1][0] != 'Z']
         if not alive: break
         time.sleep(.2)
     assert not alive

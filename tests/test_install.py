@@ -1,14 +1,17 @@
-"What users get: the wheel, in an environment that holds nothing of ours, used from a folder that is not the repository."
-import configparser, importlib.metadata as meta, json, os, re, shlex, shutil, subprocess, sys, tarfile, zipfile
+"""What users get: the wheel, in an environment that holds nothing of ours,
+used from a folder that is not the repository."""
+import configparser, importlib.metadata as meta, os, re, shlex, shutil, subprocess, sys, tarfile, zipfile
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT/'sdn_lite/assets'
-BIG = re.compile(r'torch|torchvision|triton|(nvidia|cuda)[-_].*')        # 5 GB that the quick test borrows instead of installing
+# 5 GB that the quick test borrows instead of installing
+BIG = re.compile(r'torch|torchvision|triton|(nvidia|cuda)[-_].*')
 PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check', '-q']
 # Where a person works: no variables that point into the repository
-ENV = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME', 'VIRTUAL_ENV', 'SDN_LITE_CACHE')} | dict(TQDM_DISABLE='1')
+ENV = {k: v for k, v in os.environ.items()
+       if k not in ('PYTHONPATH', 'PYTHONHOME', 'VIRTUAL_ENV', 'SDN_LITE_CACHE')} | dict(TQDM_DISABLE='1')
 
 def run(command, cwd, **kwargs):
     r = subprocess.run([str(c) for c in command], cwd=cwd, env=ENV, capture_output=True, text=True, **kwargs)
@@ -18,7 +21,9 @@ def run(command, cwd, **kwargs):
 def ours():
     "The files of the working tree that git doesn't ignore."
     if not (ROOT/'.git').exists(): pytest.skip('no git working tree')
-    return [f for f in subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\0') if f and (ROOT/f).is_file()]
+    return [f for f in subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT,
+                                      capture_output=True, text=True, check=True).stdout.split('\0')
+            if f and (ROOT/f).is_file()]
 
 @pytest.fixture(scope='session')
 def dist(tmp_path_factory):
@@ -46,8 +51,10 @@ def test_wheel_holds_modules_assets_and_licences_and_nothing_else(dist):
     assert dist[1].stat().st_size < 40e6, dist[1].stat().st_size
 
 def test_every_bundled_file_has_a_source_and_a_licence():
-    "Each file below assets/ is a row of its README, or lies in a folder that is one; each row names its licence, and the text of each licence is there."
-    rows = [[c.strip() for c in l.strip('|').split('|')] for l in (ASSETS/'README.md').read_text(encoding='utf-8').splitlines() if l.startswith('| `')]
+    """Each file below assets/ is a row of its README, or lies in a folder that is one;
+    each row names its licence, and the text of each licence is there."""
+    rows = [[c.strip() for c in l.strip('|').split('|')]
+            for l in (ASSETS/'README.md').read_text(encoding='utf-8').splitlines() if l.startswith('| `')]
     listed = {r[0].strip('`'): r for r in rows}
     for f in ours():
         name = f.removeprefix('sdn_lite/assets/')
@@ -57,7 +64,8 @@ def test_every_bundled_file_has_a_source_and_a_licence():
         assert (ASSETS/name).exists(), f'sdn_lite/assets/README.md names {name}, which is not there'
         assert len(row) == 6 and all(row) and row[4] in ('Apache-2.0', 'MIT'), row
     texts = ''.join(f.read_text(encoding='utf-8') for f in (ASSETS/'LICENSES').iterdir())
-    assert 'Apache License' in texts and 'MIT License' in texts and 'Apache License' in (ROOT/'LICENSE').read_text(encoding='utf-8')
+    assert ('Apache License' in texts and 'MIT License' in texts
+            and 'Apache License' in (ROOT/'LICENSE').read_text(encoding='utf-8'))
 
 
 # ---------------------------------------------------------------- installed and used
@@ -90,14 +98,23 @@ def use(bin, folder):
     folder.mkdir()
     assert 'No broken requirements' in run([bin/'python', '-m', 'pip', 'check'], folder)
     run([bin/'python', '-c', USE], folder)
-    assert run([bin/'sdn_generate', 'a red apple'], folder).strip() == 'a-red-apple.png' and (folder/'a-red-apple.png').stat().st_size > 1000
-    run([bin/'sdn_train', '--quiet', '--size', 32, '--fc-dim', 32, '--warmup', 3, '--batch', 64, '--epochs', 1, 1, '--snapshots', 1, '--out', 'run'], folder)
+    assert (run([bin/'sdn_generate', 'a red apple'], folder).strip() == 'a-red-apple.png'
+            and (folder/'a-red-apple.png').stat().st_size > 1000)
+    run([bin/'sdn_train', '--quiet', '--size', 32, '--fc-dim', 32, '--warmup', 3, '--batch', 64, '--epochs', 1, 1,
+         '--snapshots', 1, '--out', 'run'], folder)
     run([bin/'sdn_train', '--resume', 'run'], folder)
     run([bin/'sdn_generate', 'a red apple', 'a cat', '--model', 'run', '--out', 'drawn'], folder)
-    assert {f.name for f in (folder/'drawn').iterdir()} == {'a-red-apple.png', 'a-cat.png'} and (folder/'run/report.png').is_file()
+    assert ({f.name for f in (folder/'drawn').iterdir()} == {'a-red-apple.png', 'a-cat.png'}
+            and (folder/'run/report.png').is_file())
     assert '--port' in run([bin/'sdn_demo', '--help'], folder)
-    names = 'torch torchvision fastcore numpy matplotlib ipywidgets accelerate safetensors huggingface_hub tqdm filelock'.split()
-    print(run([bin/'python', '-c', f'import sys, importlib.metadata as m; print("python", sys.version.split()[0], *[f"{{n}} {{m.version(n)}}" for n in {names}])'], folder))
+    trace = ('import torch; from sdn_lite.all import MemoryTrace\n'
+             'with MemoryTrace() as m: a = torch.ones(100); b = a + 1; del a; c = b.exp()\n'
+             'print(m.trace)')
+    assert run([bin/'python', '-c', trace], folder).strip() == '[0, 400, 800, 800]'
+    names = ('torch torchvision fastcore numpy matplotlib ipywidgets accelerate safetensors '
+             'huggingface_hub tqdm filelock').split()
+    print(run([bin/'python', '-c', 'import sys, importlib.metadata as m; print("python", sys.version.split()[0], '
+               f'*[f"{{n}} {{m.version(n)}}" for n in {names}])'], folder))
 
 @pytest.mark.skipif(os.name == 'nt', reason='links need rights on Windows')
 def test_installed_into_an_empty_environment_it_works(dist, tmp_path):
@@ -113,9 +130,12 @@ def requirements():
 @pytest.mark.slow
 @pytest.mark.parametrize('versions', ['newest', 'newest, fastcore 1', 'oldest'])
 def test_installed_from_nothing_it_works(dist, tmp_path, versions):
-    "5 GB each, removed afterwards. 'newest' brings fastcore 2; 'oldest' takes the lowest version that settings.ini allows of every requirement."
+    """5 GB each, removed afterwards.
+    'newest' brings fastcore 2; 'oldest' takes the lowest version that settings.ini allows of every requirement."""
     bin = new_environment(tmp_path/'env'); limits = tmp_path/'limits.txt'
-    limits.write_text('\n'.join(dict(newest=['fastcore>=2'], oldest=[r.replace('>=', '==') for r in requirements()]).get(versions, ['fastcore<2'])))
+    limits.write_text('\n'.join(
+        dict(newest=['fastcore>=2'], oldest=[r.replace('>=', '==') for r in requirements()])
+        .get(versions, ['fastcore<2'])))
     try:
         run([bin/'python', '-m', 'pip', 'install', '-q', '--no-cache-dir', '-c', limits, dist[1]], tmp_path)
         use(bin, tmp_path/'work')

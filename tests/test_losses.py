@@ -13,8 +13,12 @@ def drawn(teacher): return teacher(pictures(1))
 
 def by_hand(teacher, real, drawn, magnitude=lambda tap: 1., power=1):
     "Each tap's mean absolute (or with power 2, squared) difference and the sums of the levels, number by number."
-    taps = {t.name: sum(abs(a - b)**power for a, b in zip(real[t.name].flatten().tolist(), drawn[t.name].flatten().tolist()))/real[t.name].numel()/magnitude(t.name)**power for t in teacher.taps}
-    return taps, {l: sum(v for t, v in taps.items() if next(u.level for u in teacher.taps if u.name == t) == l) for l in LEVELS}
+    taps = {t.name: sum(abs(a - b)**power
+                        for a, b in zip(real[t.name].flatten().tolist(), drawn[t.name].flatten().tolist())
+                       )/real[t.name].numel()/magnitude(t.name)**power
+            for t in teacher.taps}
+    return taps, {l: sum(v for t, v in taps.items() if next(u.level for u in teacher.taps if u.name == t) == l)
+                  for l in LEVELS}
 
 def assert_report(report, taps, levels, weights=(1, 1, 1)):
     assert list(report.taps) == list(taps) and list(report.levels) == list(LEVELS)
@@ -50,7 +54,9 @@ def test_equal_taps_have_no_loss(teacher, real, scale, distance):
     report = LevelLoss(teacher, scale=scale, distance=distance)(real, real)
     assert report.total == 0 and all(v == 0 for v in (*report.taps.values(), *report.levels.values()))
 
-@pytest.mark.parametrize('weights, expected', [({'low': 2., 'mid': 0., 'high': .5}, (2, 0, .5)), ({'mid': 3.}, (1, 3, 1)), ({}, (1, 1, 1)), (None, (1, 1, 1))])
+@pytest.mark.parametrize('weights, expected', [
+    ({'low': 2., 'mid': 0., 'high': .5}, (2, 0, .5)), ({'mid': 3.}, (1, 3, 1)), ({}, (1, 1, 1)), (None, (1, 1, 1)),
+])
 def test_level_weights_multiply_the_levels(teacher, real, drawn, weights, expected):
     assert_report(LevelLoss(teacher, weights, 'raw')(real, drawn), *by_hand(teacher, real, drawn), expected)
 
@@ -62,15 +68,18 @@ def test_gradient_reaches_the_student_and_stops_at_the_scale(teacher, real, draw
 @pytest.mark.parametrize('scale', ['raw', 'calibrated'])
 def test_taps_that_walk_by_give_the_same_loss_and_gradients(teacher, scale):
     x = [pictures(1).requires_grad_() for _ in range(2)]
-    reports = LevelLoss(teacher, scale=scale)(teacher(pictures(0)), teacher(x[0])), LevelLoss(teacher, scale=scale)(torch.no_grad()(teacher.walk)(pictures(0)), teacher.walk(x[1]))
+    reports = (LevelLoss(teacher, scale=scale)(teacher(pictures(0)), teacher(x[0])),
+               LevelLoss(teacher, scale=scale)(torch.no_grad()(teacher.walk)(pictures(0)), teacher.walk(x[1])))
     for r in reports: r.total.backward()
-    assert torch.equal(reports[0].total, reports[1].total) and all(torch.equal(v, reports[1].taps[t]) for t, v in reports[0].taps.items())
+    assert (torch.equal(reports[0].total, reports[1].total)
+            and all(torch.equal(v, reports[1].taps[t]) for t, v in reports[0].taps.items()))
     assert x[0].grad.any() and torch.equal(x[0].grad, x[1].grad)
 
 @pytest.mark.parametrize('side', ['teacher', 'student'])
 def test_walking_taps_that_miss_one_are_named(teacher, real, drawn, side):
     less = ((t, x) for t, x in real.items() if t != 'conv3_2')
-    with pytest.raises(ValueError, match=rf"tap 'conv3_2' is missing in the {side}'s taps"): LevelLoss(teacher, scale='raw')(*((less, drawn) if side == 'teacher' else (real, less)))
+    with pytest.raises(ValueError, match=rf"tap 'conv3_2' is missing in the {side}'s taps"):
+        LevelLoss(teacher, scale='raw')(*((less, drawn) if side == 'teacher' else (real, less)))
 
 def test_the_gradient_is_the_sign_over_the_count():
     a = torch.tensor([[1., 2., 5.], [-1., 0., 0.]], requires_grad=True); b = torch.tensor([[1., 3., 2.], [-2., 0., 4.]])
@@ -79,7 +88,8 @@ def test_the_gradient_is_the_sign_over_the_count():
 
 def test_a_step_holds_at_most_six_tenths_of_what_the_plain_sum_holds(teacher):
     "Nothing is timed: the memory is counted, operation by operation."
-    student, loss, z, x = mirror(teacher, 16, 32, 64), LevelLoss(teacher, scale='raw'), torch.randn(8, 16), torch.rand(8, 3, 64, 64)
+    student, loss, z, x = (mirror(teacher, 16, 32, 64), LevelLoss(teacher, scale='raw'),
+                           torch.randn(8, 16), torch.rand(8, 3, 64, 64))
     def plainly():
         with torch.no_grad(): real = teacher(x)
         own = teacher(student(z)); return sum((own[t] - real[t]).abs().mean() for t in real)
@@ -119,12 +129,15 @@ def test_missing_tap_is_named(teacher, real, drawn, side):
         LevelLoss(teacher)(*((less, drawn) if side == 'teacher' else (real, less)))
 
 def test_taps_of_a_smaller_teacher_are_refused(teacher, real):
-    with pytest.raises(ValueError, match=r"tap 'conv1_1'|tap 'conv1_2'"): LevelLoss(teacher)(real, get_teacher('vgg11', None)(pictures(0)))
+    with pytest.raises(ValueError, match=r"tap 'conv1_1'|tap 'conv1_2'"):
+        LevelLoss(teacher)(real, get_teacher('vgg11', None)(pictures(0)))
 
 @pytest.mark.parametrize('shape', [(2, 16, 64, 64), (1, 16, 32, 32), (2, 8, 32, 32), (16, 32, 32)])
 def test_wrong_shape_is_named(teacher, real, drawn, shape):
     wrong = drawn | {'conv1_2': torch.zeros(shape)}
-    with pytest.raises(ValueError, match=rf"tap 'conv1_2': the teacher has the shape \[2, 16, 32, 32\], the student \[{', '.join(map(str, shape))}\]; use the same batch and size"): LevelLoss(teacher)(real, wrong)
+    with pytest.raises(ValueError, match=r"tap 'conv1_2': the teacher has the shape \[2, 16, 32, 32\], "
+                                         rf"the student \[{', '.join(map(str, shape))}\]; use the same batch and size"):
+        LevelLoss(teacher)(real, wrong)
 
 def test_calibrate_without_batches_is_refused(teacher):
     with pytest.raises(ValueError, match=r'batches'): LevelLoss(teacher).calibrate([])

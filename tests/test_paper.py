@@ -1,6 +1,7 @@
 """The paper's size and steps, against a restatement that shares no code with the library.
 
-`restated` is written from the paper's table alone: functional calls, one list of channels, the student spelled out layer by layer.
+`restated` is written from the paper's table alone: functional calls, one list of channels,
+the student spelled out layer by layer.
 """
 import pytest, torch, torch.nn.functional as F
 from sdn_lite.all import DistillConfig, LevelLoss, drawn_taps, get_teacher, mirror
@@ -16,7 +17,8 @@ def restated(stage, look, s, images, z, size):
     def teacher(x):
         taps, x, k = {'image': x}, (x - MEAN)/STD, 0
         for b, widths in enumerate(BLOCKS, 1):
-            for c in range(1, len(widths) + 1): x = taps[f'conv{b}_{c}'] = F.conv2d(x, *look[k], padding=1).relu(); k += 1
+            for c in range(1, len(widths) + 1):
+                x = taps[f'conv{b}_{c}'] = F.conv2d(x, *look[k], padding=1).relu(); k += 1
             x = taps[f'pool{b}'] = F.avg_pool2d(x, 2)
         return taps
     def student():
@@ -25,11 +27,14 @@ def restated(stage, look, s, images, z, size):
         twice = lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3)
         t = {'pool5': linear(linear(linear(z, 'fc7'), 'fc6'), 'pool5').view(-1, 512, size//32, size//32)}
         t['conv5_4'] = twice(t['pool5'])
-        t['conv5_3'] = conv(t['conv5_4'], 'conv5_3').relu(); t['conv5_2'] = conv(t['conv5_3'], 'conv5_2').relu(); t['conv5_1'] = conv(t['conv5_2'], 'conv5_1').relu()
+        t['conv5_3'] = conv(t['conv5_4'], 'conv5_3').relu(); t['conv5_2'] = conv(t['conv5_3'], 'conv5_2').relu()
+        t['conv5_1'] = conv(t['conv5_2'], 'conv5_1').relu()
         t['pool4'] = conv(t['conv5_1'], 'pool4').relu(); t['conv4_4'] = twice(t['pool4'])
-        t['conv4_3'] = conv(t['conv4_4'], 'conv4_3').relu(); t['conv4_2'] = conv(t['conv4_3'], 'conv4_2').relu(); t['conv4_1'] = conv(t['conv4_2'], 'conv4_1').relu()
+        t['conv4_3'] = conv(t['conv4_4'], 'conv4_3').relu(); t['conv4_2'] = conv(t['conv4_3'], 'conv4_2').relu()
+        t['conv4_1'] = conv(t['conv4_2'], 'conv4_1').relu()
         t['pool3'] = conv(t['conv4_1'], 'pool3').relu(); t['conv3_4'] = twice(t['pool3'])
-        t['conv3_3'] = conv(t['conv3_4'], 'conv3_3').relu(); t['conv3_2'] = conv(t['conv3_3'], 'conv3_2').relu(); t['conv3_1'] = conv(t['conv3_2'], 'conv3_1').relu()
+        t['conv3_3'] = conv(t['conv3_4'], 'conv3_3').relu(); t['conv3_2'] = conv(t['conv3_3'], 'conv3_2').relu()
+        t['conv3_1'] = conv(t['conv3_2'], 'conv3_1').relu()
         t['pool2'] = conv(t['conv3_1'], 'pool2').relu(); t['conv2_2'] = twice(t['pool2'])
         t['conv2_1'] = conv(t['conv2_2'], 'conv2_1').relu()
         t['pool1'] = conv(t['conv2_1'], 'pool1').relu(); t['conv1_2'] = twice(t['pool1'])
@@ -44,14 +49,17 @@ def restated(stage, look, s, images, z, size):
 
 @pytest.mark.parametrize('stage', [1, 2])
 def test_losses_and_gradients_agree_with_the_restatement(stage):
-    "Random VGG19, 64 px, the preset's other settings; the fc layers are narrower, to fit in memory. Float64, so that only a difference in the arithmetic counts."
+    """Random VGG19, 64 px, the preset's other settings; the fc layers are narrower, to fit in memory.
+    Float64, so that only a difference in the arithmetic counts."""
     config = DistillConfig.paper('cub', size=64, fc_dim=128)
     torch.manual_seed(0)
     teacher = get_teacher(config.teacher, weights=None, pool=config.pool)
-    student, loss = mirror(teacher, 1024, config.fc_dim, config.size, config.init), LevelLoss(teacher, config.levels, config.scale)
+    student, loss = (mirror(teacher, 1024, config.fc_dim, config.size, config.init),
+                     LevelLoss(teacher, config.levels, config.scale))
     images, z = torch.rand(2, 3, 64, 64), torch.randn(2, 1024)
     for m in (teacher, student, loss): m.double()
-    teacher.std.copy_(STD.double()); teacher.mean.copy_(MEAN.double())                 # float32's 0.485 is not float64's, on both sides
+    # float32's 0.485 is not float64's, on both sides
+    teacher.std.copy_(STD.double()); teacher.mean.copy_(MEAN.double())
     images, z = images.double(), z.double()
     with torch.no_grad(): real = teacher(images)
     report = loss(real, drawn_taps(stage, teacher, student, z)); report.total.backward()
@@ -70,10 +78,13 @@ def test_losses_and_gradients_agree_with_the_restatement(stage):
 def test_the_preset_is_the_papers():
     for name, folder in (('cub', 'birds'), ('flowers', 'flowers')):
         c = DistillConfig.paper(name)
-        assert (c.teacher, c.pool, c.teacher_weights, c.size, c.fc_dim, c.text, c.data) == ('vgg19', 'avg', 'default', 224, 4096, 'precomputed', f'stackgan:{folder}')
-        assert (c.init, c.warmup, c.recall, c.scale, c.distance, c.levels, c.lr, c.schedule, c.batch, c.epochs) == ('paper', 0, 0, 'raw', 'l1', dict(low=1, mid=1, high=1), 1e-4, 'constant', 12, (100, 80))
+        assert ((c.teacher, c.pool, c.teacher_weights, c.size, c.fc_dim, c.text, c.data)
+                == ('vgg19', 'avg', 'default', 224, 4096, 'precomputed', f'stackgan:{folder}'))
+        assert ((c.init, c.warmup, c.recall, c.scale, c.distance, c.levels, c.lr, c.schedule, c.batch, c.epochs)
+                == ('paper', 0, 0, 'raw', 'l1', dict(low=1, mid=1, high=1), 1e-4, 'constant', 12, (100, 80)))
     assert DistillConfig.paper('cub', data='stackgan:elsewhere', batch=24).batch == 24
-    with pytest.raises(ValueError, match="name='dogs' is unknown: use one of 'cub', 'flowers'"): DistillConfig.paper('dogs')
+    with pytest.raises(ValueError, match="name='dogs' is unknown: use one of 'cub', 'flowers'"):
+        DistillConfig.paper('dogs')
 
 
 def test_the_papers_student_and_optimiser():
@@ -82,19 +93,24 @@ def test_the_papers_student_and_optimiser():
         teacher = get_teacher(c.teacher, weights=None); student = mirror(teacher, 1024, c.fc_dim, c.size, c.init)
     assert sum(p.numel() for p in student.parameters()) == 143_789_123
     convs = [p for n, p in student.named_parameters() if n.startswith('convs')]
-    assert sum(p.numel() for p in convs if p.ndim == 4) == 20_018_880 == sum(m.weight.numel() for m in teacher.convs.values()) and sum(p.numel() for p in convs if p.ndim == 1) == 4_995
+    assert (sum(p.numel() for p in convs if p.ndim == 4) == 20_018_880
+            == sum(m.weight.numel() for m in teacher.convs.values())
+            and sum(p.numel() for p in convs if p.ndim == 1) == 4_995)
     assert sum(p.numel() for n, p in student.named_parameters() if not n.startswith('convs')) == 123_765_248
     assert len(teacher.taps) == 22 and len(teacher.convs) == 16
     opt, sched = optimiser(c, torch.nn.Linear(2, 2), 10, torch.device('cpu'))
     for _ in range(10): opt.step(); sched.step()
-    assert type(opt) is torch.optim.Adam and opt.param_groups[0]['lr'] == 1e-4 and opt.param_groups[0]['betas'] == (.9, .999) and opt.param_groups[0]['weight_decay'] == 0
+    assert (type(opt) is torch.optim.Adam and opt.param_groups[0]['lr'] == 1e-4
+            and opt.param_groups[0]['betas'] == (.9, .999) and opt.param_groups[0]['weight_decay'] == 0)
 
 
 def test_the_papers_first_weights():
     torch.manual_seed(0); s = mirror(get_teacher(weights=None), 1024, 256, 64, DistillConfig.paper('cub').init)
     for n, p in s.named_parameters():
         if p.ndim == 1: assert not p.any(), n
-        elif p.numel() > 10_000: assert p.std().item() == pytest.approx(.02 if n.startswith('convs') else .1, rel=.05) and abs(p.mean().item()) < .002, n
+        elif p.numel() > 10_000:
+            assert (p.std().item() == pytest.approx(.02 if n.startswith('convs') else .1, rel=.05)
+                    and abs(p.mean().item()) < .002), n
 
 
 def test_the_preset_on_the_command_line(tmp_path):

@@ -14,19 +14,23 @@ settings = json.loads(sys.argv[1]); seen, plain = [], stages.Pairs.__getitem__
 def noting(self, i): seen.append(int(i)); return plain(self, i)
 stages.Pairs.__getitem__ = noting
 warm, warm_up = [], stages.warm_up
-def weighing(student, *args): warm_up(student, *args); warm.append(sum(p.double().abs().sum().item() for p in student.parameters()))
+def weighing(student, *args): \
+warm_up(student, *args); warm.append(sum(p.double().abs().sum().item() for p in student.parameters()))
 stages.warm_up = weighing
 run = distill(DistillConfig(**settings), progress=False)
 from accelerate import PartialState
 state = PartialState()
-with open(settings['out'] + f'.{state.process_index}.json', 'w') as f: json.dump(dict(world=state.num_processes, seen=seen, warm=warm, finished=run.finished), f)
+with open(settings['out'] + f'.{state.process_index}.json', 'w') as f: \
+json.dump(dict(world=state.num_processes, seen=seen, warm=warm, finished=run.finished), f)
 """
 
 def train(tmp_path, pictures, world, name, env=None, **changes):
     "Train under torchrun; the run, and what each process wrote down."
-    settings = dict(data=str(pictures), out=str(tmp_path/name), size=32, fc_dim=32, epochs=(2, 2), warmup=20, batch=8, lr=1e-4, snapshots=2, save_seconds=0) | changes
+    settings = dict(data=str(pictures), out=str(tmp_path/name), size=32, fc_dim=32, epochs=(2, 2), warmup=20,
+                    batch=8, lr=1e-4, snapshots=2, save_seconds=0) | changes
     (tmp_path/'program.py').write_text(PROGRAM)
-    r = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(world), tmp_path/'program.py', json.dumps(settings)], capture_output=True, text=True, timeout=600,
+    r = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(world),
+                        tmp_path/'program.py', json.dumps(settings)], capture_output=True, text=True, timeout=600,
                        env=os.environ | dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1') | (env or {}))
     assert r.returncode == 0, r.stderr
     return Run(settings['out']), [json.loads((tmp_path/f'{name}.{k}.json').read_text()) for k in range(world)]
@@ -49,8 +53,10 @@ def test_same_losses_and_weights_as_one_process(one_and_two):
     (one, _), (two, _) = one_and_two
     a, b = losses(one), losses(two)
     assert a['step'] == b['step'] == list(range(1, 13)) and a['stage'] == b['stage']
-    for column in ('total', 'low', 'mid', 'high'):      # Adam makes large steps of small differences: hence the small rate
-        assert b[column][:3] == pytest.approx(a[column][:3], rel=1e-5) and b[column] == pytest.approx(a[column], rel=1e-4), column
+    # Adam makes large steps of small differences: hence the small rate
+    for column in ('total', 'low', 'mid', 'high'):
+        assert (b[column][:3] == pytest.approx(a[column][:3], rel=1e-5)
+                and b[column] == pytest.approx(a[column], rel=1e-4)), column
     a, b = weights(one), weights(two)
     for k in a: assert (a[k] - b[k]).norm() <= 1e-3*a[k].norm(), k
 
@@ -72,13 +78,16 @@ def test_everything_is_written_once(one_and_two):
     for p in (two.folder/'samples').iterdir(): Image.open(p).verify()
 
 def test_accelerates_gradient_accumulation_is_a_larger_batch(tmp_path, pictures):
-    "As `accelerate launch --gradient_accumulation_steps 2` sets it: two halves of 11 pictures count as one batch of 22."
+    """As `accelerate launch --gradient_accumulation_steps 2` sets it:
+    two halves of 11 pictures count as one batch of 22."""
     settings = dict(epochs=(3, 0), schedule='constant', lr=1e-3)
     whole, _ = train(tmp_path, pictures, 1, 'whole', batch=22, **settings)
-    halves, _ = train(tmp_path, pictures, 1, 'halves', dict(ACCELERATE_GRADIENT_ACCUMULATION_STEPS='2'), batch=11, **settings)
+    halves, _ = train(tmp_path, pictures, 1, 'halves', dict(ACCELERATE_GRADIENT_ACCUMULATION_STEPS='2'),
+                      batch=11, **settings)
     assert len(losses(whole)['step']) == 3 and len(losses(halves)['step']) == 6
     a, b = weights(whole), weights(halves)
     for k in a: assert (a[k] - b[k]).norm() <= 1e-3*a[k].norm(), k
 
 def test_a_batch_smaller_than_the_processes_is_refused(tmp_path, pictures):
-    with pytest.raises(AssertionError, match='batch=1 would leave one of the 2 processes without a picture'): train(tmp_path, pictures, 2, 'small', batch=1)
+    with pytest.raises(AssertionError, match='batch=1 would leave one of the 2 processes without a picture'):
+        train(tmp_path, pictures, 2, 'small', batch=1)

@@ -6,7 +6,7 @@ from PIL import Image
 from sdn_lite import stages
 from sdn_lite.pipeline import TextToImage
 from sdn_lite.stages import DistillConfig, Run, distill, load_checkpoint
-from conftest import STEPS, assert_same_weights, losses, tree, weights, write_csv
+from conftest import STEPS, assert_same_weights, losses, tree, write_csv
 
 def stop_at(step):
     "A callback that presses Ctrl-C at `step`."
@@ -29,13 +29,16 @@ def test_log_has_the_columns_of_the_design_and_a_row_for_each_step(finished):
     log = finished.log()
     assert log['step'] == list(range(1, 2*STEPS + 1)) and log['stage'] == [1]*STEPS + [2]*STEPS
     weights = finished.config.levels.values()
-    for total, *levels in zip(log['total'], log['low'], log['mid'], log['high']): assert total == pytest.approx(sum(w*x for w, x in zip(weights, levels)), rel=1e-4)
+    for total, *levels in zip(log['total'], log['low'], log['mid'], log['high']):
+        assert total == pytest.approx(sum(w*x for w, x in zip(weights, levels)), rel=1e-4)
     assert min(log['images_per_second']) > 0
 
 def test_run_folder_holds_what_the_design_says(finished):
-    assert {p.name for p in finished.folder.iterdir()} == {'.lock', 'config.json', 'log.csv', 'checkpoint', 'samples', 'model', 'report.png'}
+    assert {p.name for p in finished.folder.iterdir()} == {
+        '.lock', 'config.json', 'log.csv', 'checkpoint', 'samples', 'model', 'report.png'}
     assert {p.name for p in (finished.folder/'model').iterdir()} == {'README.md', 'config.json', 'model.safetensors'}
-    assert [p.name for p in sorted((finished.folder/'samples').iterdir())] == [f'step_{s:06}.png' for s in range(1, 2*STEPS + 1)]
+    assert ([p.name for p in sorted((finished.folder/'samples').iterdir())]
+            == [f'step_{s:06}.png' for s in range(1, 2*STEPS + 1)])
     for p in (finished.folder/'report.png', *(finished.folder/'samples').iterdir()):
         with Image.open(p) as f: assert f.format == 'PNG' and len(f.convert('RGB').getcolors(1 << 24)) > 1
     assert finished.finished and Run(finished.folder).config == finished.config
@@ -54,7 +57,8 @@ def test_loss_falls(tiny):
 
 def test_callback_is_called_at_each_snapshot(tiny):
     seen = []
-    train(tiny(epochs=(1, 1), snapshots=1), callback=lambda run, stage, step, student: seen.append((stage, step, student(torch.zeros(1, 256)).shape)))
+    train(tiny(epochs=(1, 1), snapshots=1),
+          callback=lambda run, stage, step, student: seen.append((stage, step, student(torch.zeros(1, 256)).shape)))
     assert seen == [(1, 3, (1, 3, 32, 32)), (2, 6, (1, 3, 32, 32))]
 
 def test_one_seed_gives_the_same_losses_and_weights(tiny, finished):
@@ -63,7 +67,8 @@ def test_one_seed_gives_the_same_losses_and_weights(tiny, finished):
     assert_same_weights(run, finished)
 
 @pytest.mark.usefixtures('quick_report')
-@pytest.mark.parametrize('change', [dict(seed=1), dict(lr=1e-3), dict(scale='raw'), dict(init='paper'), dict(pool='max'), dict(levels={'low': 2.}), dict(schedule='constant')], ids=str)
+@pytest.mark.parametrize('change', [dict(seed=1), dict(lr=1e-3), dict(scale='raw'), dict(init='paper'),
+                                    dict(pool='max'), dict(levels={'low': 2.}), dict(schedule='constant')], ids=str)
 def test_setting_changes_the_losses(tiny, finished, change):
     run = train(tiny(epochs=(1, 0), **change))
     assert losses(run)['total'] != losses(finished)['total'][:3]
@@ -112,12 +117,15 @@ def test_no_picture_to_train_on_is_said_before_anything_is_written(tiny, tmp_pat
 def logged(run): return run.log()['total']
 
 def test_warm_up_brings_the_first_high_loss_down(tiny, tmp_path):
-    cold, warm = (train(tiny(out=str(tmp_path/f'w{w}'), epochs=(1, 0), warmup=w, snapshots=1)).log()['high'][0] for w in (0, 200))
+    cold, warm = (train(tiny(out=str(tmp_path/f'w{w}'), epochs=(1, 0), warmup=w, snapshots=1)).log()['high'][0]
+                  for w in (0, 200))
     assert warm < .8*cold
 
-@pytest.mark.parametrize('without', [dict(epochs=(0, 1)), dict(levels={'high': 0.})], ids=['no Stage-I', 'no high level'])
+@pytest.mark.parametrize('without', [dict(epochs=(0, 1)), dict(levels={'high': 0.})],
+                         ids=['no Stage-I', 'no high level'])
 def test_warm_up_belongs_to_stage_one_and_the_high_level(tiny, tmp_path, without):
-    one, other = (logged(train(tiny(**dict(out=str(tmp_path/f'w{w}'), epochs=(1, 0), warmup=w, snapshots=1) | without))) for w in (0, 50))
+    one, other = (logged(train(tiny(**dict(out=str(tmp_path/f'w{w}'), epochs=(1, 0), warmup=w, snapshots=1) | without)))
+                  for w in (0, 50))
     assert one == other
 
 # ---------------------------------------------------------------- wrong settings
@@ -130,26 +138,36 @@ BAD = [
     ('pool', 'min', r"pool='min' is unknown: use one of 'avg', 'max'"),
     ('size', 48, r'size=48 is not divisible by 32.*use 64'),
     ('size', '32', r"size='32' is not divisible by 32"),
-    ('fc_dim', 0, r'fc_dim=0: use a whole number of at least 1'), ('fc_dim', 1.5, r'fc_dim=1\.5: use a whole number of at least 1'), ('fc_dim', '32', r"fc_dim='32': use a whole number of at least 1"),
+    ('fc_dim', 0, r'fc_dim=0: use a whole number of at least 1'),
+    ('fc_dim', 1.5, r'fc_dim=1\.5: use a whole number of at least 1'),
+    ('fc_dim', '32', r"fc_dim='32': use a whole number of at least 1"),
     ('warmup', -1, r'warmup=-1: use a whole number of at least 0'), ('warmup', 1.5, r'warmup=1\.5: use a whole number'),
     ('init', 'he', r"init='he' is unknown: use one of 'mirror', 'scaled', 'paper'"),
-    ('epochs', (0, 0), r'epochs=\(0, 0\): give'), ('epochs', (1,), r'epochs=\(1,\): give'), ('epochs', (-1, 2), r'epochs=\(-1, 2\): give'),
-    ('epochs', 3, r'epochs=3: give'), ('epochs', (.5, 1), r'epochs=\(0\.5, 1\): give'), ('epochs', ('a', 'b'), r"epochs=\('a', 'b'\): give"),
-    ('batch', 0, r'batch=0: use a whole number of at least 1'), ('batch', -8, r'batch=-8: use a whole number'), ('batch', 2.5, r'batch=2\.5: use a whole number'), ('batch', None, r'batch=None: use a whole number'),
-    ('lr', 0, r'lr=0: use a number greater than 0'), ('lr', -1e-3, r'lr=-0\.001: use a number'), ('lr', float('nan'), r'lr=nan: use a number'), ('lr', float('inf'), r'lr=inf: use a number'), ('lr', 'fast', r"lr='fast': use a number"),
+    ('epochs', (0, 0), r'epochs=\(0, 0\): give'), ('epochs', (1,), r'epochs=\(1,\): give'),
+    ('epochs', (-1, 2), r'epochs=\(-1, 2\): give'), ('epochs', 3, r'epochs=3: give'),
+    ('epochs', (.5, 1), r'epochs=\(0\.5, 1\): give'), ('epochs', ('a', 'b'), r"epochs=\('a', 'b'\): give"),
+    ('batch', 0, r'batch=0: use a whole number of at least 1'), ('batch', -8, r'batch=-8: use a whole number'),
+    ('batch', 2.5, r'batch=2\.5: use a whole number'), ('batch', None, r'batch=None: use a whole number'),
+    ('lr', 0, r'lr=0: use a number greater than 0'), ('lr', -1e-3, r'lr=-0\.001: use a number'),
+    ('lr', float('nan'), r'lr=nan: use a number'), ('lr', float('inf'), r'lr=inf: use a number'),
+    ('lr', 'fast', r"lr='fast': use a number"),
     ('schedule', 'cosine', r"schedule='cosine' is unknown: use one of 'onecycle', 'constant'"),
     ('scale', 'log', r"scale='log' is unknown: use one of 'calibrated', 'raw'"),
     ('distance', 'l3', r"distance='l3' is unknown: use one of 'l1', 'l2'"),
-    ('levels', {'middle': 1.}, r"level='middle' is unknown: use one of 'low', 'mid', 'high'"), ('levels', {'low': 'x'}, r"level.*'x'"), ('levels', 1., r'levels=1\.0'),
+    ('levels', {'middle': 1.}, r"level='middle' is unknown: use one of 'low', 'mid', 'high'"),
+    ('levels', {'low': 'x'}, r"level.*'x'"), ('levels', 1., r'levels=1\.0'),
     ('seed', 'x', r"seed='x': use a whole number of at least 0"), ('seed', 1.5, r'seed=1\.5: use a whole number'),
     ('speed', 'warp', r"speed='warp' is unknown: use one of 'auto', 'plain', 'compiled'"),
     ('precision', 'fp8', r"precision='fp8' is unknown: use one of 'auto', 'no', 'bf16', 'fp16'"),
     ('workers', -1, r'workers=-1: use a whole number'), ('workers', 'x', r"workers='x': use a whole number"),
     ('snapshots', -1, r'snapshots=-1: use a whole number'), ('snapshots', 1.5, r'snapshots=1\.5: use a whole number'),
     ('save_seconds', 'soon', r"save_seconds='soon': use a number of seconds"),
-    ('plain', 1.5, r'plain=1\.5: use a share from 0 to 1'), ('plain', -.1, r'plain=-0\.1: use a share'), ('plain', 'half', r"plain='half': use a share"),
-    ('recall', -1, r'recall=-1: use a temperature such as 0\.03, or 0'), ('recall', 'x', r"recall='x': use a temperature"), ('recall', .03, r"recall=0\.03 works with the text encoders"),
-    ('epoch_pictures', -1, r'epoch_pictures=-1: use a whole number'), ('data', 'stream:x.tar', r'has no end: say with epoch_pictures'),
+    ('plain', 1.5, r'plain=1\.5: use a share from 0 to 1'), ('plain', -.1, r'plain=-0\.1: use a share'),
+    ('plain', 'half', r"plain='half': use a share"),
+    ('recall', -1, r'recall=-1: use a temperature such as 0\.03, or 0'),
+    ('recall', 'x', r"recall='x': use a temperature"), ('recall', .03, r"recall=0\.03 works with the text encoders"),
+    ('epoch_pictures', -1, r'epoch_pictures=-1: use a whole number'),
+    ('data', 'stream:x.tar', r'has no end: say with epoch_pictures'),
 ]
 
 @pytest.mark.usefixtures('quick_report')
@@ -173,12 +191,14 @@ def test_fp16_without_a_gpu_is_refused(tiny):
 def test_interrupted_run_resumes_to_the_same_weights(tiny, finished, capsys, step):
     run = interrupted(tiny(), step)
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 1 and f'Stage-{"I" if step <= STEPS else "II"} at step {step}' in said[0] and f'sdn_train --resume {run.folder}' in said[0]
+    assert (len(said) == 1 and f'Stage-{"I" if step <= STEPS else "II"} at step {step}' in said[0]
+            and f'sdn_train --resume {run.folder}' in said[0])
     assert (run.folder/'checkpoint/state.pt').is_file() and run.log()['step'] == list(range(1, step + 1))
     again = train(tiny(), resume=True)
     assert again.finished and losses(again) == losses(finished)
     assert_same_weights(again, finished)
-    assert (again.folder/'checkpoint/stage1.safetensors').read_bytes() == (finished.folder/'checkpoint/stage1.safetensors').read_bytes()
+    assert ((again.folder/'checkpoint/stage1.safetensors').read_bytes()
+            == (finished.folder/'checkpoint/stage1.safetensors').read_bytes())
 
 @pytest.mark.usefixtures('quick_report')
 def test_run_interrupted_twice_resumes_from_its_folder_alone(tiny, finished):
@@ -229,7 +249,9 @@ def test_second_ctrl_c_interrupts_at_once_and_the_run_still_resumes(tiny, finish
 
 def test_existing_run_is_not_overwritten(tiny):
     run = interrupted(tiny(), 2); before = tree(run.folder)
-    with pytest.raises(ValueError, match=rf"out='{run.folder}' holds a run already: resume it with resume=True \(sdn_train --resume {run.folder}\), or choose another folder"): train(tiny())
+    with pytest.raises(ValueError, match=rf"out='{run.folder}' holds a run already: resume it with resume=True "
+                                         rf"\(sdn_train --resume {run.folder}\), or choose another folder"):
+        train(tiny())
     assert tree(run.folder) == before
 
 def test_finished_run_is_neither_overwritten_nor_trained_again(finished):
@@ -241,7 +263,8 @@ def test_finished_run_is_neither_overwritten_nor_trained_again(finished):
 @pytest.mark.parametrize('resume', [False, True])
 def test_folder_with_other_things_is_refused(tiny, tmp_path, resume):
     (tmp_path/'run').mkdir(); (tmp_path/'run/thesis.txt').write_text('mine')
-    with pytest.raises(ValueError, match=r"out='.*run' is a folder with other things in it: choose a new one"): train(tiny(), resume=resume)
+    with pytest.raises(ValueError, match=r"out='.*run' is a folder with other things in it: choose a new one"):
+        train(tiny(), resume=resume)
     assert tree(tmp_path/'run') == {'thesis.txt': b'mine'}
 
 @pytest.mark.usefixtures('quick_report')
@@ -251,24 +274,30 @@ def test_empty_folder_is_used(tiny, tmp_path):
 
 def test_folder_below_a_file_is_named(tiny, tmp_path):
     (tmp_path/'file').write_text('mine')
-    with pytest.raises(OSError, match=r'file/run could not be written.*choose another folder'): train(tiny(out=str(tmp_path/'file/run')))
+    with pytest.raises(OSError, match=r'file/run could not be written.*choose another folder'):
+        train(tiny(out=str(tmp_path/'file/run')))
     assert (tmp_path/'file').read_text() == 'mine'
 
 def test_resume_of_no_run_says_how_to_start_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'nowhere is no run folder: it has no config\.json; start one with'): distill(tmp_path/'nowhere')
+    with pytest.raises(FileNotFoundError, match=r'nowhere is no run folder: it has no config\.json; start one with'):
+        distill(tmp_path/'nowhere')
 
-CHANGES = dict(teacher='vgg11', teacher_weights=None, warmup=5, distance='l2', size=64, lr=5e-3, fc_dim=16, plain=.2, seed=1, epochs=(2, 3), batch=4, scale='raw', levels={'low': 2.}, pool='max', init='paper', schedule='constant')
+CHANGES = dict(teacher='vgg11', teacher_weights=None, warmup=5, distance='l2', size=64, lr=5e-3, fc_dim=16, plain=.2,
+               seed=1, epochs=(2, 3), batch=4, scale='raw', levels={'low': 2.}, pool='max', init='paper',
+               schedule='constant')
 
 @pytest.fixture(scope='module')
 def stopped(pictures, tmp_path_factory):
-    config = DistillConfig(data=str(pictures), out=str(tmp_path_factory.mktemp('stopped')/'run'), size=32, fc_dim=32, epochs=(2, 2), warmup=3, batch=8, snapshots=STEPS)
+    config = DistillConfig(data=str(pictures), out=str(tmp_path_factory.mktemp('stopped')/'run'), size=32, fc_dim=32,
+                           epochs=(2, 2), warmup=3, batch=8, snapshots=STEPS)
     return interrupted(config, 8)
 
 @pytest.mark.parametrize('name', CHANGES)
 def test_resume_with_another_setting_names_it(stopped, name):
     before, changed = tree(stopped.folder), dict(asdict(stopped.config), **{name: CHANGES[name]})
     if name == 'teacher': changed['teacher_weights'] = None   # needs no network; `teacher` comes first and is named
-    with pytest.raises(ValueError, match=rf'config\.json was written with {name}=.*, not {name}=.*resume with the same settings, or choose another out'):
+    with pytest.raises(ValueError, match=rf'config\.json was written with {name}=.*, not {name}=.*'
+                                         r'resume with the same settings, or choose another out'):
         train(DistillConfig(**changed), resume=True)
     assert tree(stopped.folder) == before
 
@@ -282,7 +311,8 @@ def test_a_run_goes_on_under_another_speed(tiny, finished):
 
 def test_compiled_needs_a_gpu_and_says_so_before_anything_is_written(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    with pytest.raises(ValueError, match=r"speed='compiled' needs a GPU: use 'auto' or 'plain'"): train(tiny(speed='compiled'))
+    with pytest.raises(ValueError, match=r"speed='compiled' needs a GPU: use 'auto' or 'plain'"):
+        train(tiny(speed='compiled'))
     assert not (tmp_path/'run').exists()
 
 @pytest.mark.usefixtures('quick_report')
@@ -290,18 +320,21 @@ def test_the_compiled_step_fits_the_loop(tiny, finished, monkeypatch):
     "Without a compiler: its parts are passed on as they are. What a compiler makes of them was never tried on a GPU."
     step, used = stages.compiled_step, []
     monkeypatch.setattr(stages, 'pick_precision', lambda *a: 'no')
-    monkeypatch.setattr(stages, 'compiled_step', lambda *a, graphs: used.append(graphs) or step(*a, graphs=False, backend='eager'))
+    monkeypatch.setattr(stages, 'compiled_step',
+                        lambda *a, graphs: used.append(graphs) or step(*a, graphs=False, backend='eager'))
     run = train(tiny(speed='compiled'))
     assert used == [True] and losses(run)['total'] == pytest.approx(losses(finished)['total'], rel=1e-3)
 
 # ---------------------------------------------------------------- damage
 
-@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:len(b)//2], lambda b: b[:1000], lambda b: b'no checkpoint', lambda b: b[:-20]],
+@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:len(b)//2], lambda b: b[:1000],
+                                    lambda b: b'no checkpoint', lambda b: b[:-20]],
                          ids=['no bytes', 'half', 'start', 'text', 'without its end'])
 def test_damaged_checkpoint_is_named(tiny, damage):
     run = interrupted(tiny(), 1)
     file = run.folder/'checkpoint/state.pt'; file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ValueError, match=r'checkpoint/state\.pt is damaged .*remove it to start this run again'): train(tiny(), resume=True)
+    with pytest.raises(ValueError, match=r'checkpoint/state\.pt is damaged .*remove it to start this run again'):
+        train(tiny(), resume=True)
 
 @pytest.mark.parametrize('content', [{}, [1], {'config': '{}'}], ids=str)
 def test_checkpoint_of_something_else_is_named(tiny, content):
@@ -330,7 +363,9 @@ def test_log_without_its_last_newline_is_mended(tiny, finished):
 # ---------------------------------------------------------------- a loss that is not a number
 
 def test_too_high_a_rate_stops_with_stage_step_and_level(tiny):
-    with pytest.raises(FloatingPointError, match=r'Stage-I, step \d+: the loss of level (low|mid|high) is (nan|inf); try a lower lr than 1e\+30') as e: train(tiny(lr=1e30))
+    with pytest.raises(FloatingPointError, match=r'Stage-I, step \d+: the loss of level (low|mid|high) is (nan|inf); '
+                                                 r'try a lower lr than 1e\+30') as e:
+        train(tiny(lr=1e30))
     assert not (Path(tiny().out)/'checkpoint/state.pt').exists() and 'checkpoint is good' not in str(e.value)
     assert all(map(torch.isfinite, map(torch.tensor, Run(tiny().out).log()['total'])))
 
@@ -338,13 +373,17 @@ def test_too_high_a_rate_stops_with_stage_step_and_level(tiny):
 def test_nan_in_stage_two_names_its_level_and_keeps_the_checkpoint(tiny, finished, monkeypatch):
     plain, calls = stages.drawn_taps, []
     def broken(stage, *args):
-        taps = plain(stage, *args); calls.append(stage)
+        taps = dict(plain(stage, *args)); calls.append(stage)
         return taps | {'conv3_1': taps['conv3_1']*float('nan')} if calls.count(2) == 5 else taps
     with monkeypatch.context() as m:
         m.setattr(stages, 'drawn_taps', broken)
-        with pytest.raises(FloatingPointError, match=rf'Stage-II, step {STEPS + 5}: the loss of level mid is nan; try a lower lr than 0\.001.*The last checkpoint is good: .*checkpoint'): train(tiny(save_seconds=0))
+        with pytest.raises(FloatingPointError,
+                           match=rf'Stage-II, step {STEPS + 5}: the loss of level mid is nan; '
+                                 r'try a lower lr than 0\.001.*The last checkpoint is good: .*checkpoint'):
+            train(tiny(save_seconds=0))
     run = Run(tiny().out)
-    assert run.log()['step'] == list(range(1, STEPS + 5)) and load_checkpoint(run, run.config)['at']['step'] == STEPS + 3
+    assert (run.log()['step'] == list(range(1, STEPS + 5))
+            and load_checkpoint(run, run.config)['at']['step'] == STEPS + 3)
     assert_same_weights(train(tiny(), resume=True), finished)
 
 # ---------------------------------------------------------------- a full disk
@@ -362,7 +401,9 @@ def test_full_disk_keeps_the_previous_checkpoint(tiny, finished, step):
     def fill(run, stage, at, student):
         if at == step: kept.update(tree(run.folder/'checkpoint')); undo.append(small_files(1 << 20))
     try:
-        with pytest.raises(OSError, match=r'checkpoint/s\w+\.\w+ could not be written .*free some space or choose another folder') as e: train(tiny(save_seconds=0), callback=fill)
+        with pytest.raises(OSError, match=r'checkpoint/s\w+\.\w+ could not be written .*'
+                                          r'free some space or choose another folder') as e:
+            train(tiny(save_seconds=0), callback=fill)
     finally:
         for u in undo: u()
     assert '\n' not in str(e.value)
@@ -377,11 +418,16 @@ def test_no_space_for_any_file_is_one_line_and_resumable(tiny, finished, monkeyp
     with monkeypatch.context() as m:
         if target == 'log.csv':
             real = open
-            m.setattr(stages, 'open', lambda file, mode='r', *a, **k: full() if str(file).endswith('log.csv') and mode == 'a' else real(file, mode, *a, **k), raising=False)
+            m.setattr(stages, 'open',
+                      lambda file, mode='r', *a, **k:
+                          full() if str(file).endswith('log.csv') and mode == 'a' else real(file, mode, *a, **k),
+                      raising=False)
         else:
             real = os.replace
             m.setattr(stages.os, 'replace', lambda a, b: full() if str(b).endswith(target) else real(a, b))
-        with pytest.raises(OSError, match=rf'{target.split("/")[-1]} could not be written \(No space left on device\); free some space') as e: train(tiny(save_seconds=0))
+        with pytest.raises(OSError, match=rf'{target.split("/")[-1]} could not be written '
+                                          r'\(No space left on device\); free some space') as e:
+            train(tiny(save_seconds=0))
     assert e.value.errno == errno.ENOSPC
     assert not list(Path(tiny().out).rglob('*.part'))
     run = train(tiny(), resume=True)
@@ -395,6 +441,8 @@ def test_watch_is_told_every_ten_steps_and_may_stop(tiny, quick_report):
     news = []
     def watch(run, n): news.append(n); return len(news) == 3
     run = train(tiny(epochs=(5, 10)), watch=watch)                  # 15 + 30 steps
-    assert [(n['stage'], n['step'], n['steps']) for n in news] == [(1, 10, [15, 30]), (2, 5, [15, 30]), (2, 15, [15, 30])]
-    assert set(news[0]) == {'stage', 'step', 'steps', 'total', 'low', 'mid', 'high', 'images_per_second'} and not run.finished and run.log()['step'][-1] == 30
+    assert [(n['stage'], n['step'], n['steps']) for n in news] == [
+        (1, 10, [15, 30]), (2, 5, [15, 30]), (2, 15, [15, 30])]
+    assert (set(news[0]) == {'stage', 'step', 'steps', 'total', 'low', 'mid', 'high', 'images_per_second'}
+            and not run.finished and run.log()['step'][-1] == 30)
     assert train(tiny(epochs=(5, 10)), resume=True).finished

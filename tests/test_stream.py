@@ -17,13 +17,16 @@ def write_shard(file, samples):
     with tarfile.open(file, 'w') as t:
         for key, parts in samples.items():
             for ending, data in parts.items():
-                member = tarfile.TarInfo(f'{key}.{ending}'); member.size = len(data); t.addfile(member, io.BytesIO(data))
+                member = tarfile.TarInfo(f'{key}.{ending}'); member.size = len(data)
+                t.addfile(member, io.BytesIO(data))
 
 @pytest.fixture(scope='session')
 def shards(tmp_path_factory):
     "4 shards of 6 pictures: picture k has the captions 'thing k' and 'a thing k'."
     folder = tmp_path_factory.mktemp('shards')
-    for s in range(4): write_shard(folder/f's-{s:02}.tar', {f'{k:04}': dict(jpg=jpeg(k), txt=f'thing {k}\r\na thing {k}\n'.encode()) for k in range(6*s, 6*s + 6)})
+    for s in range(4):
+        write_shard(folder/f's-{s:02}.tar', {f'{k:04}': dict(jpg=jpeg(k), txt=f'thing {k}\r\na thing {k}\n'.encode())
+                                             for k in range(6*s, 6*s + 6)})
     return folder
 
 def keys(items): return [x['id'].split()[-1] for x in items]
@@ -31,14 +34,17 @@ ALL = {f'{k:04}' for k in range(24)}
 
 def test_a_stream_gives_what_a_dataset_gives(shards):
     first = next(iter(load_stream(f'{shards}/*.tar', 32)))
-    assert first['image'].shape == (3, 32, 32) and first['image'].dtype == torch.float32 and first['caption'] == 'thing 0' and first['id'].endswith('s-00.tar 0000')
+    assert (first['image'].shape == (3, 32, 32) and first['image'].dtype == torch.float32
+            and first['caption'] == 'thing 0' and first['id'].endswith('s-00.tar 0000'))
     assert abs(first['image'][1].mean().item()*255 - 100) < 3
     assert set(keys(load_stream(f'{shards}/*.tar', 32))) == ALL
 
 def test_names_in_braces_with_a_star_and_in_lists(shards):
     braces, star = f'{shards}/s-{{00..03}}.tar', f'{shards}/*.tar'
-    assert shard_names(braces) == shard_names(star) == shard_names([str(p) for p in sorted(shards.iterdir())]) and len(shard_names(star)) == 4
-    assert shard_names('https://host/a-{8..10}.tar') == ['https://host/a-8.tar', 'https://host/a-9.tar', 'https://host/a-10.tar']
+    assert (shard_names(braces) == shard_names(star) == shard_names([str(p) for p in sorted(shards.iterdir())])
+            and len(shard_names(star)) == 4)
+    assert shard_names('https://host/a-{8..10}.tar') == [
+        'https://host/a-8.tar', 'https://host/a-9.tar', 'https://host/a-10.tar']
 
 def test_each_pass_shows_each_picture_once_in_an_order_that_follows_from_the_seed(shards):
     stream = load_stream(f'{shards}/*.tar', 32)
@@ -67,9 +73,12 @@ def test_more_workers_than_shards_do_no_harm(shards):
 
 def test_parquet_shards_and_lists_of_captions(tmp_path):
     import pyarrow as pa, pyarrow.parquet as pq
-    pq.write_table(pa.table(dict(image=[dict(bytes=jpeg(k), path=None) for k in range(3)], text=[[f'thing {k}', f'again {k}'] for k in range(3)], id=['a', 'b', 'c'])), tmp_path/'x.parquet')
+    pq.write_table(pa.table(dict(image=[dict(bytes=jpeg(k), path=None) for k in range(3)],
+                                 text=[[f'thing {k}', f'again {k}'] for k in range(3)],
+                                 id=['a', 'b', 'c'])), tmp_path/'x.parquet')
     stream = load_stream(tmp_path/'x.parquet', 32)
-    assert [(x['id'], x['caption']) for x in stream] == [('a', 'thing 0'), ('b', 'thing 1'), ('c', 'thing 2')] and stream.sample(9).captions(1) == ['thing 1', 'again 1']
+    assert ([(x['id'], x['caption']) for x in stream] == [('a', 'thing 0'), ('b', 'thing 1'), ('c', 'thing 2')]
+            and stream.sample(9).captions(1) == ['thing 1', 'again 1'])
 
 def test_captions_in_json(tmp_path):
     write_shard(tmp_path/'a.tar', {'1': dict(png=jpeg(1), json=b'{"caption": "a thing", "more": 1}')})
@@ -86,10 +95,14 @@ def test_captions_in_json(tmp_path):
     ({'a.tar': {'1': dict(jpg=jpeg(1))}}, '{}/a.tar', ValueError, 'its text txt, text, caption or json'),
 ], ids=str)
 def test_what_is_wrong_with_shards_is_said_at_once(tmp_path, files, urls, error, message):
-    for name, content in files.items(): (tmp_path/name).write_bytes(content) if isinstance(content, bytes) else write_shard(tmp_path/name, content)
+    for name, content in files.items():
+        (tmp_path/name).write_bytes(content) if isinstance(content, bytes) else write_shard(tmp_path/name, content)
     with pytest.raises(error, match=message): load_stream(urls.format(tmp_path), 32)
 
-@pytest.mark.parametrize('parts, message', [(dict(jpg=b'no picture', txt=b'x'), r'a\.tar 2: cannot be read as a picture'), (dict(jpg=jpeg(1), txt=b' \n '), r'a\.tar 2: the caption is empty or missing; fill txt')], ids=['picture', 'caption'])
+@pytest.mark.parametrize('parts, message', [
+    (dict(jpg=b'no picture', txt=b'x'), r'a\.tar 2: cannot be read as a picture'),
+    (dict(jpg=jpeg(1), txt=b' \n '), r'a\.tar 2: the caption is empty or missing; fill txt'),
+], ids=['picture', 'caption'])
 def test_a_bad_sample_is_named(tmp_path, parts, message):
     write_shard(tmp_path/'a.tar', {'1': dict(jpg=jpeg(1), txt=b'x'), '2': parts})
     with pytest.raises(ValueError, match=message): list(load_stream(tmp_path/'a.tar', 32))
@@ -98,14 +111,18 @@ def test_a_bad_sample_is_named(tmp_path, parts, message):
 
 @pytest.fixture
 def small(tmp_path, quick_report):
-    def make(**changes): return DistillConfig(**dict(out=str(tmp_path/'run'), size=32, fc_dim=32, epochs=(2, 2), warmup=3, batch=8, snapshots=2) | changes)
+    def make(**changes):
+        return DistillConfig(**dict(out=str(tmp_path/'run'), size=32, fc_dim=32, epochs=(2, 2), warmup=3, batch=8,
+                                    snapshots=2) | changes)
     return make
 
 def test_a_stream_trains_stops_and_goes_on_bit_for_bit(small, shards, tmp_path):
     settings = dict(data=f'stream:{shards}/*.tar', epoch_pictures=20)
     whole = distill(small(**settings), progress=False)
     assert whole.finished and len(whole.log()['step']) == 2*2*2
-    half = distill(small(**settings, out=str(tmp_path/'half'), snapshots=8), progress=False, callback=lambda run, stage, step, student: os.kill(os.getpid(), signal.SIGINT) if step == 5 else None)
+    half = distill(
+        small(**settings, out=str(tmp_path/'half'), snapshots=8), progress=False,
+        callback=lambda run, stage, step, student: os.kill(os.getpid(), signal.SIGINT) if step == 5 else None)
     assert not half.finished
     assert_same_weights(distill(half.folder, progress=False), whole)
 
@@ -120,7 +137,8 @@ def test_ready_vectors_train_and_draw(small, tmp_path):
             file = folder/f'images/{id}.jpg'; file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(ds.read(i).permute(1, 2, 0).numpy()).save(file)
         (folder/split/'filenames.pickle').write_bytes(pickle.dumps(ids, 2))
-        (folder/split/'char-CNN-RNN-embeddings.pickle').write_bytes(pickle.dumps([.02*rng.normal(size=(10, 24)).astype('float32') + .5 for _ in idx], 2))
+        (folder/split/'char-CNN-RNN-embeddings.pickle').write_bytes(
+            pickle.dumps([.02*rng.normal(size=(10, 24)).astype('float32') + .5 for _ in idx], 2))
     run = distill(small(data=f'stackgan:{folder}', text='precomputed'), progress=False)
     t2i = TextToImage.from_pretrained(run.folder); state = weights(run)
     assert t2i.encoder.dim == 24 and .4 < state['encoder.mean'].mean() < .6 and .01 < state['encoder.scale'] < .03
@@ -129,4 +147,7 @@ def test_ready_vectors_train_and_draw(small, tmp_path):
 
 @pytest.mark.parametrize('data', ['cub:', 'bird:/x', 'nowhere'])
 def test_unknown_data_names_what_there_is(small, data):
-    with pytest.raises(FileNotFoundError, match=r"is not a folder: use 'emoji-small', 'emoji', a folder with metadata.csv, cub:PATH, flowers:PATH, stackgan:PATH or stream:SHARDS"): distill(small(data=data), progress=False)
+    with pytest.raises(FileNotFoundError, match=r"is not a folder: use 'emoji-small', 'emoji', a folder with "
+                                                r"metadata.csv, cub:PATH, flowers:PATH, stackgan:PATH "
+                                                r"or stream:SHARDS"):
+        distill(small(data=data), progress=False)

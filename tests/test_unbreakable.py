@@ -1,4 +1,5 @@
-"Kill -9, full disks, turned bits, two programs in one folder, odd surroundings: a run goes on, or one sentence says why not."
+"""Kill -9, full disks, turned bits, two programs in one folder, odd surroundings: a run goes on,
+or one sentence says why not."""
 import multiprocessing, os, random, shutil, signal, subprocess, sys, time
 from dataclasses import asdict
 from pathlib import Path
@@ -6,7 +7,7 @@ import matplotlib.figure
 import pytest, torch
 from sdn_lite import stages
 from sdn_lite.stages import DistillConfig, Run, check_made, distill, load_checkpoint
-from conftest import STEPS, assert_same_weights, losses, tree
+from conftest import assert_same_weights, losses, tree
 
 ROOT = Path(__file__).resolve().parent.parent
 # Children are forked from a process that has imported everything already: a kill takes a second, not ten
@@ -34,11 +35,14 @@ def die_inside(where, nth):
         if count == nth and where == 'sealed': die()
     def renamed(a, b):
         rename(a, b)
-        if count == nth and (where, Path(b).name) in (('previous renamed', 'state.previous.pt'), ('renamed', 'state.pt')): die()
+        if count == nth and (where, Path(b).name) in (
+                ('previous renamed', 'state.previous.pt'), ('renamed', 'state.pt')):
+            die()
     torch.save, stages.seal, os.replace = torch_save, sealed, renamed
 
 def child(config, where=None, nth=0, resume=True):
-    torch.set_num_threads(1); multiprocessing.set_start_method('fork', force=True)   # as in a program that was not forked itself
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method('fork', force=True)   # as in a program that was not forked itself
     stages.report_figure = lambda *_: matplotlib.figure.Figure((1, 1))
     if where: die_inside(where, nth)
     distill(config, resume=resume, progress=False)
@@ -73,19 +77,23 @@ def killed(config, kind, rnd, seconds):
 def assert_same_run(a, b):
     assert_same_weights(a, b)
     assert losses(a) == losses(b) and not list(a.folder.rglob('*.part'))
-    for name in ('model/model.safetensors', 'checkpoint/stage1.safetensors'): assert (a.folder/name).read_bytes() == (b.folder/name).read_bytes()
+    for name in ('model/model.safetensors', 'checkpoint/stage1.safetensors'):
+        assert (a.folder/name).read_bytes() == (b.folder/name).read_bytes()
 
 @pytest.fixture(scope='module')
 def whole(pictures, tmp_path_factory):
     "A run that nobody kills, its settings, and how long it took."
-    config = DistillConfig(data=str(pictures), out=str(tmp_path_factory.mktemp('whole')/'run'), size=32, fc_dim=32, epochs=(8, 8), warmup=3, batch=8, snapshots=4, save_seconds=0)
+    config = DistillConfig(data=str(pictures), out=str(tmp_path_factory.mktemp('whole')/'run'), size=32, fc_dim=32,
+                           epochs=(8, 8), warmup=3, batch=8, snapshots=4, save_seconds=0)
     finish(start(config)); began = time.monotonic()
-    other = DistillConfig(**asdict(config) | dict(out=config.out + '2')); finish(start(other)); seconds = time.monotonic() - began
+    other = DistillConfig(**asdict(config) | dict(out=config.out + '2'))
+    finish(start(other)); seconds = time.monotonic() - began
     assert_same_run(Run(other.out), Run(config.out))
     return Run(config.out), config, seconds
 
 def kill_all(kinds, whole, folder, seed):
-    "Kill a run in each of these ways, in this order, going on after each; begin another when it is done. How often each stage was hit."
+    """Kill a run in each of these ways, in this order, going on after each; begin another when it is done.
+    How often each stage was hit."""
     run, config, seconds = whole
     rnd, hit, lives, kinds = random.Random(seed), [0, 0, 0], 0, list(kinds)
     while kinds:
@@ -123,11 +131,14 @@ def test_killed_inside_the_writing_one_checkpoint_is_whole(whole, tmp_path, wher
 
 @pytest.fixture
 def small_disk(tmp_path):
-    "A disk of as many bytes as one asks for. Only root may mount one; test_stages.py fills disks in ways that need no rights."
-    if not hasattr(os, 'geteuid') or os.geteuid() or not shutil.which('mount'): pytest.skip('only root may mount a small disk')
+    """A disk of as many bytes as one asks for.
+    Only root may mount one; test_stages.py fills disks in ways that need no rights."""
+    if not hasattr(os, 'geteuid') or os.geteuid() or not shutil.which('mount'):
+        pytest.skip('only root may mount a small disk')
     disk = tmp_path/'disk'; disk.mkdir()
     def mount(size):
-        r = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'{"remount," if os.path.ismount(disk) else ""}size={size}', 'tmpfs', disk], capture_output=True, text=True)
+        r = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'{"remount," if os.path.ismount(disk) else ""}size={size}',
+                            'tmpfs', disk], capture_output=True, text=True)
         if r.returncode: pytest.skip(f'mount: {r.stderr.strip()}')
         return disk
     yield mount
@@ -158,17 +169,20 @@ def stopped(whole, tmp_path):
     "The settings of a run that was killed in Stage-II, with two checkpoints: of steps 27 and 30."
     run, config, seconds = whole
     config = DistillConfig(**asdict(config) | dict(out=str(tmp_path/'run')))
-    p = start(config, 'renamed', 11); p.join()                          # eight of Stage-I, one between the stages, two of Stage-II
+    # eight of Stage-I, one between the stages, two of Stage-II
+    p = start(config, 'renamed', 11); p.join()
     return config
 
 def test_any_turned_bit_is_noticed_and_the_checkpoint_before_is_used(stopped, capsys):
-    run = Run(stopped.out); file = run.folder/'checkpoint/state.pt'; size = 8*file.stat().st_size; rnd = random.Random(0)
+    run = Run(stopped.out); file = run.folder/'checkpoint/state.pt'
+    size = 8*file.stat().st_size; rnd = random.Random(0)
     assert load_checkpoint(run, stopped)['at']['step'] == 30 and capsys.readouterr().out == ''
     for bit in [0, 8*100, size - 1, size - 8*73, size - 8*74, *(rnd.randrange(size) for _ in range(40))]:
         turn(file, bit)
         assert load_checkpoint(run, stopped)['at']['step'] == 27
         said = capsys.readouterr().out
-        assert said.count('\n') == 1 and 'checkpoint/state.pt is damaged (its ' in said and 'The one before it is used, of step 27' in said
+        assert (said.count('\n') == 1 and 'checkpoint/state.pt is damaged (its ' in said
+                and 'The one before it is used, of step 27' in said)
         turn(file, bit)
     assert load_checkpoint(run, stopped)['at']['step'] == 30
 
@@ -178,17 +192,22 @@ def test_run_with_a_damaged_checkpoint_ends_with_the_same_weights(stopped, whole
 
 def test_damaged_checkpoint_never_replaces_a_good_one(stopped, capsys):
     "Killed at the worst moment after going on from the one before: that one is still there."
-    folder = Path(stopped.out)/'checkpoint'; turn(folder/'state.pt', 80_000); before = (folder/'state.previous.pt').read_bytes()
+    folder = Path(stopped.out)/'checkpoint'
+    turn(folder/'state.pt', 80_000); before = (folder/'state.previous.pt').read_bytes()
     p = start(stopped, 'sealed', 1); p.join()
-    assert (folder/'state.previous.pt').read_bytes() == before and load_checkpoint(Run(stopped.out), stopped)['at']['step'] == 27
+    assert ((folder/'state.previous.pt').read_bytes() == before
+            and load_checkpoint(Run(stopped.out), stopped)['at']['step'] == 27)
     p = start(stopped, 'renamed', 1); p.join()
     assert (folder/'state.previous.pt').read_bytes() == before
-    capsys.readouterr(); assert load_checkpoint(Run(stopped.out), stopped)['at']['step'] == 30 and not capsys.readouterr().out
+    capsys.readouterr()
+    assert load_checkpoint(Run(stopped.out), stopped)['at']['step'] == 30 and not capsys.readouterr().out
 
 def test_two_damaged_checkpoints_are_both_named(stopped):
     for name in ('state.pt', 'state.previous.pt'): turn(Path(stopped.out)/'checkpoint'/name, 80_000)
     before = tree(Path(stopped.out))
-    with pytest.raises(ValueError, match=r'state\.pt is damaged .*state\.previous\.pt is damaged .*: remove them to start this run again'): distill(stopped.out, progress=False)
+    with pytest.raises(ValueError, match=r'state\.pt is damaged .*state\.previous\.pt is damaged .*: '
+                                         r'remove them to start this run again'):
+        distill(stopped.out, progress=False)
     assert tree(Path(stopped.out)) == before
 
 
@@ -196,12 +215,16 @@ def test_two_damaged_checkpoints_are_both_named(stopped):
 
 def test_second_program_is_refused_and_a_killed_one_leaves_no_lock(whole, tmp_path):
     run, config, seconds = whole
-    config = DistillConfig(**asdict(config) | dict(out=str(tmp_path/'run'), epochs=(500, 500), workers=2))   # workers are forked with the lock in their hands
+    # workers are forked with the lock in their hands
+    config = DistillConfig(**asdict(config) | dict(out=str(tmp_path/'run'), epochs=(500, 500), workers=2))
     p = start(config); wait_for(p, lambda: stage_of(config) == 1)
     try:
         before = (tmp_path/'run/config.json').read_bytes()
-        with pytest.raises(ValueError, match=rf"out='{config.out}' is in use: another process is training there; wait until it has ended, or choose another folder"): distill(config, resume=True, progress=False)
-        r = subprocess.run([sys.executable, '-m', 'sdn_lite.cli', '--resume', config.out], capture_output=True, text=True)
+        with pytest.raises(ValueError, match=rf"out='{config.out}' is in use: another process is training there; "
+                                             r"wait until it has ended, or choose another folder"):
+            distill(config, resume=True, progress=False)
+        r = subprocess.run([sys.executable, '-m', 'sdn_lite.cli', '--resume', config.out],
+                           capture_output=True, text=True)
         assert r.returncode == 2 and 'is in use' in r.stderr and r.stderr.count('\n') == 1
         assert p.is_alive() and (tmp_path/'run/config.json').read_bytes() == before
     finally: p.kill(); p.join()
@@ -210,7 +233,9 @@ def test_second_program_is_refused_and_a_killed_one_leaves_no_lock(whole, tmp_pa
 
 def test_two_that_start_in_one_moment_one_is_refused(whole, tmp_path):
     run, config, seconds = whole
-    both = [DistillConfig(**asdict(config) | dict(out=str(tmp_path/'run'), epochs=(300, 1), lr=lr)) for lr in (config.lr, config.lr/2)]   # runs longer than the other waits
+    # runs longer than the other waits
+    both = [DistillConfig(**asdict(config) | dict(out=str(tmp_path/'run'), epochs=(300, 1), lr=lr))
+            for lr in (config.lr, config.lr/2)]
     two = [start(c, resume=False) for c in both]
     wait_for(two[0], lambda: not two[1].is_alive())
     assert sorted(p.is_alive() for p in two) == [False, True] and [p.exitcode for p in two if not p.is_alive()] == [1]
@@ -220,17 +245,23 @@ def test_two_that_start_in_one_moment_one_is_refused(whole, tmp_path):
 
 def test_notebook_may_train_again_after_an_error_or_a_stop(tiny, finished, quick_report):
     def fail(*_): raise RuntimeError('from a callback')
-    with pytest.raises(RuntimeError) as kept: distill(tiny(), progress=False, callback=fail)    # `kept` keeps the frames alive, as a notebook does
-    first = distill(tiny(), resume=True, progress=False, callback=lambda run, stage, step, student: os.kill(os.getpid(), signal.SIGINT))
+    # `kept` keeps the frames alive, as a notebook does
+    with pytest.raises(RuntimeError) as kept: distill(tiny(), progress=False, callback=fail)
+    first = distill(tiny(), resume=True, progress=False,
+                    callback=lambda run, stage, step, student: os.kill(os.getpid(), signal.SIGINT))
     assert not first.finished
     assert_same_weights(distill(tiny(), resume=True, progress=False), finished)
 
 def test_processes_of_one_training_do_not_refuse_each_other(pictures, tmp_path):
-    command = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'sdn_lite.cli', '--data', pictures, '--out', 'run', '--size', 32, '--fc-dim', 32, '--warmup', 3, '--epochs', 1, 1, '--batch', 8, '--snapshots', 1, '--quiet']
-    r = subprocess.run([sys.executable, *map(str, command)], cwd=tmp_path, capture_output=True, text=True, env=os.environ | dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1'))
+    command = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'sdn_lite.cli',
+               '--data', pictures, '--out', 'run', '--size', 32, '--fc-dim', 32, '--warmup', 3, '--epochs', 1, 1,
+               '--batch', 8, '--snapshots', 1, '--quiet']
+    r = subprocess.run([sys.executable, *map(str, command)], cwd=tmp_path, capture_output=True, text=True,
+                       env=os.environ | dict(ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1'))
     assert r.returncode == 0, r.stderr[-2000:]
     run = Run(tmp_path/'run')
-    assert run.finished and run.log()['step'] == list(range(1, 7)) and load_checkpoint(run, run.config)['made']['processes'] == 2
+    assert (run.finished and run.log()['step'] == list(range(1, 7))
+            and load_checkpoint(run, run.config)['made']['processes'] == 2)
 
 
 # ---------------------------------------------------------------- odd surroundings
@@ -262,7 +293,8 @@ pwd.getpwuid = getpwuid
 def same_in(prelude, pictures, out, finished, **env):
     "Train, stop, go on and draw in a process of its own, with these variables (None: without)."
     env = {k: v for k, v in (os.environ | env).items() if v is not None}
-    r = subprocess.run([sys.executable, '-c', prelude + TRAIN, str(pictures), str(out)], capture_output=True, encoding='utf-8', env=env, cwd=out.parent)
+    r = subprocess.run([sys.executable, '-c', prelude + TRAIN, str(pictures), str(out)],
+                       capture_output=True, encoding='utf-8', env=env, cwd=out.parent)
     assert r.returncode == 0, r.stderr
     assert_same_weights(Run(out), finished)
     assert losses(Run(out)) == losses(finished)
@@ -277,18 +309,23 @@ def test_clock_that_goes_backwards(pictures, tmp_path, finished):
 def german(tmp_path_factory):
     "A folder with a locale that writes 0,5 for a half."
     folder = tmp_path_factory.mktemp('locale')
-    made = shutil.which('localedef') and subprocess.run(['localedef', '-i', 'de_DE', '-f', 'UTF-8', folder/'de_DE.UTF-8'], capture_output=True)
-    if not made or not (folder/'de_DE.UTF-8').exists(): (pytest.fail if os.environ.get('CI') else pytest.skip)("no locale with decimal commas: install Debian's package locales")
+    made = shutil.which('localedef') and subprocess.run(
+        ['localedef', '-i', 'de_DE', '-f', 'UTF-8', folder/'de_DE.UTF-8'], capture_output=True)
+    if not made or not (folder/'de_DE.UTF-8').exists():
+        (pytest.fail if os.environ.get('CI') else pytest.skip)(
+            "no locale with decimal commas: install Debian's package locales")
     return folder
 
 def test_locale_with_decimal_commas(pictures, tmp_path, finished, german):
-    prelude = "import locale; locale.setlocale(locale.LC_ALL, 'de_DE.UTF-8'); assert locale.localeconv()['decimal_point'] == ',' and f'{.5:n}' == '0,5'\n"
+    prelude = ("import locale; locale.setlocale(locale.LC_ALL, 'de_DE.UTF-8'); "
+               "assert locale.localeconv()['decimal_point'] == ',' and f'{.5:n}' == '0,5'\n")
     same_in(prelude, pictures, tmp_path/'run', finished, LOCPATH=str(german), LC_ALL='de_DE.UTF-8')
 
 @pytest.mark.parametrize('home', ['/proc', None], ids=['read-only', 'none'])
 def test_without_a_home_folder(pictures, tmp_path, finished, home):
     "Nobody can write to /proc, not even root."
-    r = same_in('' if home else NOBODY, pictures, tmp_path/'run', finished, HOME=home, SDN_LITE_CACHE=None, XDG_CACHE_HOME=None, MPLCONFIGDIR=None)
+    r = same_in('' if home else NOBODY, pictures, tmp_path/'run', finished,
+                HOME=home, SDN_LITE_CACHE=None, XDG_CACHE_HOME=None, MPLCONFIGDIR=None)
     assert 'set SDN_LITE_CACHE to a folder that can be written' in r.stderr
 
 @pytest.mark.parametrize('locale', ['C.UTF-8', 'C'])
@@ -300,20 +337,24 @@ def test_path_with_spaces_and_other_letters(pictures, tmp_path, finished, locale
 
 # ---------------------------------------------------------------- going on elsewhere
 
-MADE = dict(pictures=22, processes=1, workers=0, sdn_lite='0.1.0', torch='2.5.0', device='cpu AVX2', precision='no', threads=2)
+MADE = dict(pictures=22, processes=1, workers=0, sdn_lite='0.1.0', torch='2.5.0', device='cpu AVX2', precision='no',
+            threads=2)
 
-@pytest.mark.parametrize('name, value', [('threads', 8), ('device', 'NVIDIA A100'), ('torch', '2.6.0'), ('sdn_lite', '0.2.0'), ('precision', 'bf16'), ('processes', 2)])
+@pytest.mark.parametrize('name, value', [('threads', 8), ('device', 'NVIDIA A100'), ('torch', '2.6.0'),
+                                         ('sdn_lite', '0.2.0'), ('precision', 'bf16'), ('processes', 2)])
 def test_what_differs_is_said(whole, name, value):
-    config, said = whole[1], check_made(MADE, MADE | {name: value}, dict(at=dict(batch=1)), whole[1], 'state.pt')
+    said = check_made(MADE, MADE | {name: value}, dict(at=dict(batch=1)), whole[1], 'state.pt')
     assert said.startswith(f'Going on with {name} {value} (was {MADE[name]}):') and 'not bit for bit' in said
 
 def test_nothing_is_said_where_nothing_differs(whole):
-    for new in (MADE, MADE | dict(workers=4)): assert check_made(MADE, new, dict(at=dict(batch=1)), whole[1], 'state.pt') == ''
+    for new in (MADE, MADE | dict(workers=4)):
+        assert check_made(MADE, new, dict(at=dict(batch=1)), whole[1], 'state.pt') == ''
 
 @pytest.mark.parametrize('name', ['workers', 'processes'])
 def test_stream_goes_on_with_others_at_the_border_of_an_epoch_only(name):
     config = DistillConfig(data='stream:x.tar', epoch_pictures=100)
-    with pytest.raises(ValueError, match=rf'state\.pt was written with {MADE[name]} {name}, now there are 4: bring back what there was, or choose another out'):
+    with pytest.raises(ValueError, match=rf'state\.pt was written with {MADE[name]} {name}, now there are 4: '
+                                         r'bring back what there was, or choose another out'):
         check_made(MADE, MADE | {name: 4}, dict(at=dict(batch=1)), config, 'state.pt')
     assert f'{name} 4' in check_made(MADE, MADE | {name: 4}, dict(at=dict(batch=0)), config, 'state.pt')
 
@@ -330,12 +371,16 @@ def test_another_number_of_threads_is_said_and_goes_on(tiny, finished, quick_rep
 
 def test_checkpoint_says_what_it_was_made_with(finished):
     made = load_checkpoint(finished, finished.config)['made']
-    assert made['torch'] == torch.__version__ and made['threads'] == torch.get_num_threads() and made['pictures'] == 22 and set(made) == set(MADE)
+    assert (made['torch'] == torch.__version__ and made['threads'] == torch.get_num_threads()
+            and made['pictures'] == 22 and set(made) == set(MADE))
 
 def test_other_pictures_are_refused(tiny, pictures, tmp_path):
     mine = shutil.copytree(pictures, tmp_path/'mine')
     run = distill(tiny(data=str(mine)), progress=False, callback=stop_at(8)); before = tree(run.folder)
     rows = (mine/'metadata.csv').read_text(encoding='utf-8').splitlines()
-    (mine/'metadata.csv').write_text('\n'.join(r for r in rows if not r.startswith(rows[-1].split(',')[0])) + '\n', encoding='utf-8')
-    with pytest.raises(ValueError, match=r'state\.pt was written with 22 pictures, now there are 21: bring back what there was, or choose another out'): distill(run.folder, progress=False)
+    (mine/'metadata.csv').write_text(
+        '\n'.join(r for r in rows if not r.startswith(rows[-1].split(',')[0])) + '\n', encoding='utf-8')
+    with pytest.raises(ValueError, match=r'state\.pt was written with 22 pictures, now there are 21: '
+                                         r'bring back what there was, or choose another out'):
+        distill(run.folder, progress=False)
     assert tree(run.folder) == before
