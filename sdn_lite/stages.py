@@ -45,7 +45,7 @@ class DistillConfig:
     text: str = 'char-cnn-rnn'       # text encoder: 'char-cnn-rnn' | 'static' | 'minilm' | 'precomputed' | a path
     # temperature at which a text vector is drawn to known ones; not for 'char-cnn-rnn'; 0: not at all
     recall: float = 0.
-    teacher: str = 'vgg19_lite'      # see `get_teacher`
+    teacher: str = 'vgg19_lite'      # 'vgg19_lite' | 'vgg11' to 'vgg19', with '_bn' too | 'timm/NAME'
     teacher_weights: str = 'default' # 'default' | None | path | for timm also the name of a package with weights
     pool: str = 'avg'                # the teacher's pools: 'avg' | 'max'
     size: int = 64                   # side of the pictures in pixels, divisible by 32
@@ -62,7 +62,7 @@ class DistillConfig:
     scale: str = 'calibrated'        # 'calibrated' | 'raw'
     distance: str = 'l1'             # 'l1' (the paper) | 'l2'
     levels: dict = field(default_factory=lambda: dict(low=3., mid=1., high=.5))   # weights; the paper has 1 for all
-    seed: int = 0
+    seed: int = 0                    # of all that chance decides: first weights, order, captions
     # 'auto': the settings known to be faster on this machine | 'plain': float32, one operation after the other |
     # 'compiled': on a GPU, through torch.compile; not yet measured
     speed: str = 'auto'
