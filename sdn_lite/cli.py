@@ -14,7 +14,7 @@ from pathlib import Path
 # %% ../nbs/09_cli.ipynb #21c30ed3
 class Parser(argparse.ArgumentParser):
     "An `ArgumentParser` that says what is wrong in one line."
-    def error(self, message): self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
+    def error(self, message): self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
 
 def one_line(main):
     "Turn the errors that the library raises for a user's mistakes into one line and exit code 2."

@@ -125,7 +125,8 @@ def start_as_mirror(student, teacher):
     def rescaled(layer, x, size, makes=None):
         "`layer(x)` with its weights scaled so that the root mean square is `size`."
         y = layer(x) if makes in student.signed else F.relu(layer(x))
-        k = size/max(y.square().mean().sqrt().item(), 1e-12)
+        was = y.square().mean().sqrt().item()
+        k = size/was if min(size, was) > 1e-6 else 1            # no scale wakes a layer whose ReLUs are all silent
         layer.weight.mul_(k)
         return y*k                                              # the biases are still 0
 
@@ -140,7 +141,7 @@ def start_as_mirror(student, teacher):
                   else torch.randn_like(layer.weight))
         # 0.7 beside a copy of size 1: half of what `scaled` would give the filters
         layer.weight.copy_(nn.init.dirac_(torch.empty_like(layer.weight))
-                           + .7*turned/turned.square().sum((1, 2, 3)).mean().sqrt())
+                           + .7*turned/turned.square().sum((1, 2, 3)).mean().sqrt().clamp_min(1e-12))
         # between two taps: as large as the tap that it comes from
         x = rescaled(layer, x, size_of.get(step.makes, size_of[step.undoes]), step.makes)
 

@@ -4,7 +4,7 @@ from safetensors.torch import load_file
 from torch import nn
 from sdn_lite.data import ASSETS, load_emoji
 from sdn_lite.student import Student, mirror
-from sdn_lite.teacher import LEVELS, TEACHERS, accuracy, blocks_of, get_teacher
+from sdn_lite.teacher import LEVELS, TEACHERS, Teacher, accuracy, blocks_of, get_teacher
 from torchvision.models.vgg import cfgs
 
 VGG19 = blocks_of(cfgs['E'])
@@ -194,3 +194,14 @@ def test_paper_init_has_the_papers_deviations(teacher):
 def test_student_is_built_again_from_its_config(student):
     twin = Student(**student.config); twin.load_state_dict(student.state_dict())
     assert torch.equal(twin(torch.ones(1, 8)), student(torch.ones(1, 8)))
+
+
+def test_silent_layers_leave_finite_weights():
+    "A narrow network can begin with ReLUs that are all silent, in the teacher and in the student."
+    teacher = Teacher([[2], [2], [2], [2], [1]])
+    with torch.no_grad(): teacher.convs['conv5_1'].weight.zero_(); teacher.convs['conv5_1'].bias.fill_(-1)
+    assert not teacher(torch.rand(1, 3, 32, 32))['pool5'].any()
+    assert all(p.isfinite().all() and p.any() for n, p in mirror(teacher, 3, 4, 32).named_parameters() if 'weight' in n)
+    for seed in range(40):
+        torch.manual_seed(seed); student = mirror(Teacher([[2], [2], [2], [2], [1]]), 1, 1, 32)
+        assert student(torch.randn(4, 1)).isfinite().all() and all(p.isfinite().all() for p in student.parameters())
