@@ -66,7 +66,7 @@ class LevelLoss(nn.Module):
 
     @torch.no_grad()
     def calibrate(self,
-        batches, # of teacher taps: dicts as `teacher(images)` returns them
+        batches, # of teacher taps: dicts as `teacher(images)` returns them, or what `teacher.walk(images)` gives
     ):
         """Set each tap's scale to its mean magnitude over `batches`.
         Without it, the first teacher taps that come by are used."""

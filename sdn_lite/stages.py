@@ -585,8 +585,8 @@ def distill(
     to_image = lambda x: x.to(acc.device, memory_format=torch.channels_last).float()/255
     if config.scale == 'calibrated':
         with torch.no_grad():
-            loss.calibrate([teacher(to_image(torch.stack([train.read(i) for i in range(k, len(train), 8)][:64])))
-                            for k in range(min(8, len(train)))])
+            loss.calibrate(teacher.walk(to_image(torch.stack([train.read(i) for i in range(k, len(train), 8)][:64])))
+                           for k in range(min(8, len(train))))
 
     shown = torch.cat([first_vectors(enc, ds, [k*len(ds)//8 for k in range(8)])
                        for ds in (train, held) if len(ds) >= 8]

@@ -45,6 +45,14 @@ def test_calibrate_averages_its_batches_and_is_not_moved_later(teacher, real, dr
     loss(more, drawn)
     assert_report(loss(real, drawn), *by_hand(teacher, real, drawn, mean))
 
+def test_calibrate_takes_taps_that_walk_by_and_keeps_none(teacher):
+    held, losses = [], []
+    for look in (teacher, teacher.walk):
+        loss = LevelLoss(teacher)
+        with MemoryTrace() as m: loss.calibrate(look(pictures(k)) for k in range(4))
+        held.append(m.most); losses.append(loss)
+    assert torch.equal(losses[0].magnitudes, losses[1].magnitudes) and held[1] < .7*held[0], held
+
 def test_raw_stays_raw_after_calibrate(teacher, real, drawn):
     assert_report(LevelLoss(teacher, scale='raw').calibrate([real])(real, drawn), *by_hand(teacher, real, drawn))
 
